@@ -1,0 +1,57 @@
+//! Block devices: requests, partitions, RAM disks for tests.
+//!
+//! What it is not: a driver. `drivers::ubd` implements [`BlockDevice`] over host files; file systems and partitions consume it.
+#![forbid(unsafe_code)]
+
+use abi::Errno;
+
+/// Bytes in a sector, the unit of every position and length on a block device.
+pub const SECTOR_SIZE: usize = 512;
+
+/// What a write must have done before it is called complete.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// It may sit in a volatile cache.
+    #[default]
+    Cached,
+    /// On stable storage when it completes (`REQ_FUA`).
+    ForceUnitAccess,
+}
+
+/// A device of whole 512-byte sectors that can be read and written at random.
+///
+/// Calls block until done and may be made from several tasks at once. Writes that do not overlap may reach the medium in any order;
+/// [`BlockDevice::flush`] orders them: every write that completed before it began is durable when it returns.
+pub trait BlockDevice: Send + Sync {
+    /// Size in sectors; may grow while the device is in use.
+    fn sectors(&self) -> u64;
+    /// Bytes that the medium writes at once, a multiple of 512 (`BLKSSZGET`).
+    fn logical_block_size(&self) -> usize {
+        SECTOR_SIZE
+    }
+    /// Whether writes answer EROFS.
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    /// Fills `buffer`, a whole number of sectors, from `sector`. EIO past the end.
+    fn read(&self, sector: u64, buffer: &mut [u8]) -> Result<(), Errno>;
+    /// Writes `data`, a whole number of sectors, at `sector`. EROFS, EIO past the end, ENOSPC when the host has no room.
+    fn write(&self, sector: u64, data: &[u8], durability: Durability) -> Result<(), Errno>;
+    /// Makes every completed write durable.
+    fn flush(&self) -> Result<(), Errno>;
+    /// Tells the device that the contents of these sectors do not matter. EOPNOTSUPP where it can't use that.
+    fn discard(&self, _sector: u64, _sectors: u64) -> Result<(), Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// Makes these sectors read as zeroes.
+    fn write_zeroes(&self, sector: u64, sectors: u64) -> Result<(), Errno> {
+        let zeroes = [0u8; 64 * SECTOR_SIZE];
+        let (mut at, end) = (sector, sector + sectors);
+        while at < end {
+            let count = (end - at).min(64);
+            self.write(at, &zeroes[..count as usize * SECTOR_SIZE], Durability::Cached)?;
+            at += count;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,2 @@
+//! Guest devices over the platform's traits.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! File systems: tmpfs, overlay, proc, devtmpfs, hostfs and the like.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! The only unsafe code and the only host system calls: stubs, files, terminals, timers.

@@ -1,0 +1,2 @@
+//! Boot, command line, wiring, the run loop.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The management console's wire protocol.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Socket objects.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The virtual switch's wire protocol and forwarding.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The system-call table and its thin handlers.
+#![forbid(unsafe_code)]

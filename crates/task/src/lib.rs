@@ -1,0 +1,2 @@
+//! Processes, threads, signals, futexes, timers, exec.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The terminal line discipline, pty pairs and job-control decisions.
+#![forbid(unsafe_code)]

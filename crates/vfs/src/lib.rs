@@ -1,0 +1,2 @@
+//! Files, inodes, dentries, mounts, path walk, page cache, descriptor tables.
+#![forbid(unsafe_code)]
