@@ -5,6 +5,12 @@
 
 use abi::Errno;
 
+mod faulty;
+mod ram_disk;
+
+pub use faulty::{FaultyDisk, Kept, UndurableWrite};
+pub use ram_disk::RamDisk;
+
 /// Bytes in a sector, the unit of every position and length on a block device.
 pub const SECTOR_SIZE: usize = 512;
 
@@ -46,7 +52,7 @@ pub trait BlockDevice: Send + Sync {
     /// Makes these sectors read as zeroes.
     fn write_zeroes(&self, sector: u64, sectors: u64) -> Result<(), Errno> {
         let zeroes = [0u8; 64 * SECTOR_SIZE];
-        let (mut at, end) = (sector, sector + sectors);
+        let (mut at, end) = (sector, sector.checked_add(sectors).ok_or(Errno::EIO)?);
         while at < end {
             let count = (end - at).min(64);
             self.write(at, &zeroes[..count as usize * SECTOR_SIZE], Durability::Cached)?;
@@ -54,4 +60,20 @@ pub trait BlockDevice: Send + Sync {
         }
         Ok(())
     }
+}
+
+/// The byte range of a request on a device held in memory: EIO unless it is whole sectors and lies inside.
+pub(crate) fn byte_range(sector: u64, len_bytes: usize, device_len_bytes: usize) -> Result<std::ops::Range<usize>, Errno> {
+    if !len_bytes.is_multiple_of(SECTOR_SIZE) {
+        return Err(Errno::EIO);
+    }
+    let start = usize::try_from(sector).ok().and_then(|s| s.checked_mul(SECTOR_SIZE)).ok_or(Errno::EIO)?;
+    let end = start.checked_add(len_bytes).filter(|&end| end <= device_len_bytes).ok_or(Errno::EIO)?;
+    Ok(start..end)
+}
+
+/// As [`byte_range`], for a length in sectors.
+pub(crate) fn sector_range(sector: u64, sectors: u64, device_len_bytes: usize) -> Result<std::ops::Range<usize>, Errno> {
+    let len_bytes = usize::try_from(sectors).ok().and_then(|s| s.checked_mul(SECTOR_SIZE)).ok_or(Errno::EIO)?;
+    byte_range(sector, len_bytes, device_len_bytes)
 }
