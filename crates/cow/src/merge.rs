@@ -24,10 +24,17 @@ pub enum MergeError {
     Write(u64, Errno),
 }
 
-/// Writes the device's whole content to `output`, an empty file, leaving holes where it is zero.
-///
-/// The last sector is written whatever it holds, so that the length is right.
-pub fn copy(device: &Device<impl Storage, impl Storage>, output: &(impl Storage + ?Sized)) -> Result<(), MergeError> {
+/// What is done with sectors that are all zero.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Zeroes {
+    /// The output reads as zeroes already: an empty file. They become holes.
+    LeaveHoles,
+    /// The output holds something else: a disk.
+    Write,
+}
+
+/// Writes the device's whole content to `output`. The last sector is written whatever it holds, so that the length is right.
+pub fn copy(device: &Device<impl Storage, impl Storage>, output: &(impl Storage + ?Sized), zeroes: Zeroes) -> Result<(), MergeError> {
     let sectors = device.sectors();
     let mut buffer = vec![0; COPY_LEN];
     let mut at = 0;
@@ -35,11 +42,14 @@ pub fn copy(device: &Device<impl Storage, impl Storage>, output: &(impl Storage 
         let (owned, count) = device.run(at, sectors - at).map_err(|errno| MergeError::Read(at * SECTOR, errno))?;
         let end = at + count;
         while at < end {
-            at = skip_hole(device, owned, at, end).map_err(|errno| MergeError::Read(at * SECTOR, errno))?;
+            if zeroes == Zeroes::LeaveHoles {
+                at = skip_hole(device, owned, at, end).map_err(|errno| MergeError::Read(at * SECTOR, errno))?;
+            }
             let len_bytes = ((end - at) * SECTOR).min(COPY_LEN as u64) as usize;
             let part = &mut buffer[..len_bytes];
             device.read(at, part).map_err(|errno| MergeError::Read(at * SECTOR, errno))?;
-            write_sparse(output, at * SECTOR, part).map_err(|errno| MergeError::Write(at * SECTOR, errno))?;
+            write_changed(output, at * SECTOR, part, |range| zeroes == Zeroes::Write || part[range].iter().any(|&byte| byte != 0))
+                .map_err(|errno| MergeError::Write(at * SECTOR, errno))?;
             at += len_bytes as u64 / SECTOR;
         }
     }
@@ -80,10 +90,6 @@ fn skip_hole(device: &Device<impl Storage, impl Storage>, owned: bool, at: u64, 
     let data = if owned { device.cow().next_data(offset)? } else { device.backing().next_data(offset)? };
     let sector = data.map_or(end - 1, |data| data.saturating_sub(base) / SECTOR);
     Ok(sector.clamp(at, end - 1))
-}
-
-fn write_sparse(output: &(impl Storage + ?Sized), offset: u64, data: &[u8]) -> Result<(), Errno> {
-    write_changed(output, offset, data, |range| data[range].iter().any(|&byte| byte != 0))
 }
 
 /// Writes the sectors of `data` that `wanted` picks, neighbours together.

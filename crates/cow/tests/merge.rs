@@ -6,7 +6,7 @@ use abi::Errno;
 use block::{BlockDevice, Durability};
 use common::{Random, scaled};
 use cow::device::Access;
-use cow::merge::{self, MergeError};
+use cow::merge::{self, MergeError, Zeroes};
 use cow::{Device, Header, MemoryStorage, Storage};
 
 /// A device with random holes and data on both sides, and its content.
@@ -47,8 +47,11 @@ fn a_merged_copy_equals_the_device_and_leaves_both_files_alone() {
         let before = (file.image(), backing.image());
         let output = MemoryStorage::default();
         let device = Device::new(&file, &header, &backing, Access::ReadOnly).unwrap();
-        merge::copy(&device, &output).unwrap();
+        merge::copy(&device, &output, Zeroes::LeaveHoles).unwrap();
         assert!(output.image() == content, "seed {seed}");
+        let disk = MemoryStorage::new(vec![0xee; content.len()]);
+        merge::copy(&device, &disk, Zeroes::Write).unwrap();
+        assert!(disk.image() == content, "seed {seed}");
         assert!((file.image(), backing.image()) == before, "seed {seed}");
     }
 }
@@ -91,5 +94,5 @@ fn a_full_host_is_reported_with_the_place() {
     header.create(&file).unwrap();
     let device = Device::new(&file, &header, &backing, Access::ReadOnly).unwrap();
     let output = Full(MemoryStorage::default(), 600_000);
-    assert_eq!(merge::copy(&device, &output), Err(MergeError::Write(512 * 1024, Errno::ENOSPC)));
+    assert_eq!(merge::copy(&device, &output, Zeroes::LeaveHoles), Err(MergeError::Write(512 * 1024, Errno::ENOSPC)));
 }
