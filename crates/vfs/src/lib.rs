@@ -1,8 +1,48 @@
 //! Files, inodes, dentries, mounts, path walk, page cache, descriptor tables.
+//!
+//! What it is: everything between a system call that names a file and the file system that has it. File systems implement [`FileSystem`],
+//! [`Inode`] and [`FileOps`]; tasks hold [`Credentials`], an [`FsContext`], an [`FdTable`] and a [`MountNamespace`]; system calls use the path
+//! operations with a [`Caller`], and the methods of [`OpenFile`].
+//!
+//! What it is not: any file system (`fs`), tasks and signals (`task`), address spaces (`mm`; it meets them in [`UserMemory`], [`Pages`] and [`Mapper`]).
 #![forbid(unsafe_code)]
+#![expect(dead_code, reason = "the path operations that use it come next")]
 
+mod attachments;
+mod credentials;
+mod dentry;
+mod device;
+mod fdtable;
+mod file;
+mod filesystem;
+mod flags;
+mod fscontext;
+mod inode;
+mod mount;
+mod mounting;
 mod pages;
+mod path;
+mod poll;
+mod types;
 mod user;
+mod vfs;
 
+pub use attachments::Attachments;
+pub use credentials::{Capability, CapabilitySet, Credentials};
+pub use dentry::{Dentry, DentryCache, Name};
+pub use device::{Device, DeviceAction, DeviceInfo, DeviceKind, DeviceSubscriber, Devices};
+pub use fdtable::{Fd, FdTable, OnExec};
+pub use file::{
+    FileOps, IoctlCaller, MapAccess, MapRequest, OpenFile, OwnerKind, Positioning, SignalOwner, SyncKind, Whence, default_seek,
+};
+pub use filesystem::{FileSystem, FileSystemType, MountRequest};
+pub use flags::{Access, LookupFlags, MountFlags, OpenFlags, RenameFlags};
+pub use fscontext::{Caller, FsContext};
+pub use inode::{CachePolicy, Emit, Inode, Link, Open, XattrMode};
+pub use mount::{Mount, MountNamespace, Propagation, SuperBlock};
 pub use pages::{Mapper, Pages};
+pub use path::Path;
+pub use poll::PollTable;
+pub use types::{DeviceNumber, DirEntry, FileKind, Metadata, Owner, SetAttr, StatFs, Timestamp};
 pub use user::{Sink, SliceSink, SliceSource, Source, UserMemory, UserRange, UserSink, UserSource};
+pub use vfs::Vfs;
