@@ -1,1 +1,9 @@
-//! The only unsafe code and the only host system calls: stubs, files, terminals, timers.
+//! The host: the only `unsafe` code and the only host system calls of the machine.
+//!
+//! It implements the traits of `platform`, the backing of `ram` and the machine of `sync::sched`. It knows nothing of what is above them.
+
+pub mod fiber;
+pub mod machine;
+pub mod memory;
+pub mod stub;
+mod sys;
