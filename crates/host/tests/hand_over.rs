@@ -116,7 +116,9 @@ fn a_fault_tells_address_and_access_and_goes_on_when_mapped() {
 
 #[test]
 fn what_a_linux_without_it_would_not_know_is_a_segmentation_fault() {
-    for (what, code) in [("int 0x80", vec![0xcd, 0x80]), ("hlt", vec![0xf4]), ("vsyscall", vec![0x48, 0xc7, 0xc0, 0, 0, 0x60, 0xff, 0xff, 0xd0])] {
+    for (what, code) in
+        [("int 0x80", vec![0xcd, 0x80]), ("hlt", vec![0xf4]), ("vsyscall", vec![0x48, 0xc7, 0xc0, 0, 0, 0x60, 0xff, 0xff, 0xd0])]
+    {
         let guest = Guest::new(&code);
         let got = guest.thread().resume();
         let segv = matches!(got, Exit::Exception { signal: abi::Signal::SIGSEGV, .. } | Exit::Fault { .. });

@@ -461,7 +461,9 @@ fn bits(protection: Protection) -> u64 {
 impl GuestSpace for Space {
     fn map(&self, commands: &[MapCommand]) -> Result<(), SpaceGone> {
         use abi::raw::general as nr;
-        let inside = |addr: u64, len: u64| addr.checked_add(len).is_some_and(|end| end <= l::BASE) && addr.is_multiple_of(4096) && len.is_multiple_of(4096);
+        let inside = |addr: u64, len: u64| {
+            addr.checked_add(len).is_some_and(|end| end <= l::BASE) && addr.is_multiple_of(4096) && len.is_multiple_of(4096)
+        };
         let mut words = Vec::with_capacity(commands.len());
         for command in commands {
             words.push(match *command {
