@@ -6,9 +6,12 @@
 use abi::Errno;
 
 mod faulty;
+pub mod partitions;
+pub mod queue;
 mod ram_disk;
 
 pub use faulty::{FaultyDisk, Kept, UndurableWrite};
+pub use queue::Queue;
 pub use ram_disk::RamDisk;
 
 /// Bytes in a sector, the unit of every position and length on a block device.
