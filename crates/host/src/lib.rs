@@ -2,9 +2,11 @@
 //!
 //! It implements the traits of `platform`, the backing of `ram` and the machine of `sync::sched`. It knows nothing of what is above them.
 
+pub mod clock;
 pub mod fiber;
 pub mod files;
 pub mod machine;
 pub mod memory;
 pub mod stub;
 mod sys;
+pub mod vdso;

@@ -163,6 +163,34 @@ fn a_stub_killed_from_outside_is_a_dead_guest_and_nothing_else() {
 }
 
 #[test]
+fn the_vdso_answers_clock_questions_without_a_call() {
+    let Some(call) = Some(machine().stubs.host_clock_gettime()).filter(|at| *at != 0) else { return };
+    // mov edi,1; mov rsi,STACK; mov rax,VDSO+0x800; call rax; mov eax,39; syscall
+    let mut code = vec![0xbf, 1, 0, 0, 0, 0x48, 0xbe];
+    code.extend(STACK.to_le_bytes());
+    code.extend([0x48, 0xb8]);
+    code.extend((0x70_0000u64 + 0x800).to_le_bytes());
+    code.extend([0xff, 0xd0, 0xb8, 39, 0, 0, 0, 0x0f, 0x05]);
+    let guest = Guest::new(&code);
+    let m = machine();
+    let (image, data) = (m.ram.alloc_zeroed().unwrap(), m.ram.alloc_zeroed().unwrap());
+    image.write(0, &host::vdso::image());
+    data.write(0, &host::vdso::Data { trap: false, offsets_ns: [0, -1_500_000_000, 0] }.bytes(call));
+    let map = |addr, frame: &ram::Frame, protection| MapCommand::Map { addr, len: PAGE, pfn: frame.pfn(), protection };
+    guest.space.map(&[map(0x70_0000, &image, Protection::READ | Protection::EXEC), map(0x70_1000, &data, Protection::READ)]).unwrap();
+    let mut thread = guest.thread();
+    assert!(matches!(thread.resume(), Exit::Syscall { number: 39, .. }));
+    let mut time = [0u8; 16];
+    guest._frames[1].read(0, &mut time);
+    let seconds = u64::from_ne_bytes(time[..8].try_into().unwrap());
+    let nanos = u64::from_ne_bytes(time[8..].try_into().unwrap());
+    assert!(nanos < 1_000_000_000);
+    let uptime: f64 = std::fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().parse().unwrap();
+    let difference = uptime - (seconds as f64 + nanos as f64 / 1e9);
+    assert!((1.4..3.0).contains(&difference), "{difference}");
+}
+
+#[test]
 #[ignore = "a measurement, not a test: run it by name"]
 fn how_long_a_call_takes() {
     let guest = Guest::new(&call_loop(39));

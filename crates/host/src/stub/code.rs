@@ -215,7 +215,19 @@ umlaut_template_entry:
     add $(template_home - umlaut_stub_start), %rax
     jmp *%rax
 template_home:
-    xor %edi, %edi
+    movabs ${moves}, %r14
+1:  mov 8(%r14), %rsi
+    test %rsi, %rsi
+    jz 2f
+    mov (%r14), %rdi
+    mov %rsi, %rdx
+    mov $3, %r10d
+    mov 16(%r14), %r8
+    mov $25, %eax
+    syscall
+    add $24, %r14
+    jmp 1b
+2:  xor %edi, %edi
     movabs ${base}, %rsi
     mov $11, %eax
     syscall
@@ -325,6 +337,7 @@ umlaut_stub_end:
     guest_filter = const l::CONST + l::GUEST_FILTER as u64,
     command_filter = const l::CONST + l::COMMAND_FILTER as u64,
     guest_mask = const l::CONST + l::GUEST_MASK as u64,
+    moves = const l::CONST + l::MOVES as u64,
     fd_socket = const l::FD_SOCKET,
     fd_listener = const l::FD_LISTENER,
     fd_control = const l::FD_CONTROL,

@@ -9,6 +9,7 @@
 //! | [`CONST`] | filters, masks, message headers | read | written once |
 //! | [`TEMPLATE`] | requests to the template; not mapped in stubs | write (template only) | write |
 //! | [`COMMAND`] | map commands and spawn requests | read | write |
+//! | [`VDSO`] | the host's vDSO and the pages it reads | read, execute | - |
 //! | [`SLOTS`] | one slot for each thread: signal stack, segment bases | write | write |
 //!
 //! What a stub can write decides nothing: see `thread`.
@@ -26,6 +27,9 @@ pub const CONST_LEN: usize = 0x2000;
 pub const TEMPLATE: u64 = BASE + 0x3_0000;
 pub const COMMAND: u64 = BASE + 0x4_0000;
 pub const COMMAND_LEN: usize = 0x1_0000;
+/// The host's own vDSO, moved here with the pages it reads: see `vdso`.
+pub const VDSO: u64 = BASE + 0x8_0000;
+pub const VDSO_LEN_MAX: u64 = 0x4_0000;
 pub const SLOTS: u64 = BASE + 0x1000_0000;
 /// One past the stub's range.
 pub const END: u64 = BASE + 0x2000_0000;
@@ -81,6 +85,9 @@ pub const IOVEC: usize = 0x0e0;
 pub const PAYLOAD: usize = 0x0f0;
 pub const FAILURE_IOVEC: usize = 0x100;
 pub const FAILURE_PAYLOAD: usize = 0x110;
+/// What to move in the template: from, length, to; three words each, ended by a zero length.
+pub const MOVES: usize = 0x120;
+pub const MOVES_MAX: usize = 8;
 /// Filter programs.
 pub const COMMAND_PROGRAM: usize = 0x200;
 pub const GUEST_PROGRAM: usize = 0x800;

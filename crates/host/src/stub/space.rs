@@ -133,6 +133,11 @@ impl Stubs {
         lock(&self.waiters).push(unsafe { libc::gettid() });
     }
 
+    /// Where in every stub the host's own `clock_gettime` is, for the guest's vDSO; 0 if nowhere.
+    pub fn host_clock_gettime(&self) -> u64 {
+        self.template.host_clock_gettime
+    }
+
     /// Number of stub processes there are.
     pub fn alive(&self) -> usize {
         self.alive.load(Ordering::Relaxed)

@@ -4,6 +4,7 @@ use super::code::{self, Addresses};
 use super::filter::{self, Instruction};
 use super::layout as l;
 use crate::sys::{self, Mapping, check, last_errno};
+use crate::vdso;
 use abi::Errno;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,6 +19,8 @@ pub struct Template {
     pub control: OwnedFd,
     pub socket: OwnedFd,
     page: Mapping,
+    /// Where in every stub the host's `clock_gettime` is; 0 if nowhere.
+    pub host_clock_gettime: u64,
 }
 
 /// How long the host may take to make a process or thread before we give up on it.
@@ -29,12 +32,16 @@ impl Template {
         let control = sys::memory_file(c"umlaut-control", l::STRIDE * l::STUB_COUNT as u64)?;
         let code = sys::memory_file(c"umlaut-stub", (l::CODE_LEN + l::CONST_LEN) as u64)?;
         let addresses = code::addresses();
+        let vdso = vdso::find_host().filter(|vdso| vdso.mappings.len() < l::MOVES_MAX && span(vdso) <= l::VDSO_LEN_MAX);
         {
             let mapping = Mapping::shared(code.as_fd(), 0, l::CODE_LEN + l::CONST_LEN)?;
             let image = code::image();
             assert!(image.len() <= l::CODE_LEN, "the stub's code fits its pages");
             put(&mapping, 0, image);
             write_constants(&mapping, &addresses);
+            if let Some(vdso) = &vdso {
+                put_moves(&mapping, vdso);
+            }
         }
         let page = Mapping::shared(control.as_fd(), 0, 4096)?;
         word(&page, l::TEMPLATE_PARENT).store(std::process::id(), Ordering::SeqCst);
@@ -42,7 +49,7 @@ impl Template {
         // SAFETY: the process has one thread, so the child finds everything in a usable state; it makes system calls only.
         match check(unsafe { libc::fork() })? {
             0 => become_template(ram, &theirs, &control, &code, &addresses),
-            _ => Ok(Template { control, socket: ours, page }),
+            _ => Ok(Template { control, socket: ours, page, host_clock_gettime: vdso.map_or(0, |vdso| l::VDSO + vdso.clock_gettime) }),
         }
     }
 
@@ -137,6 +144,18 @@ fn put_program(mapping: &Mapping, header: usize, program: usize, code: &[Instruc
         bytes[3] = instruction.if_false;
         bytes[4..].copy_from_slice(&instruction.k.to_ne_bytes());
         put(mapping, at + program + 8 * i, &bytes);
+    }
+}
+
+/// Bytes from the beginning of the first mapping to the end of the last.
+fn span(vdso: &vdso::HostVdso) -> u64 {
+    vdso.mappings.iter().map(|(_, len)| len).sum()
+}
+
+fn put_moves(mapping: &Mapping, vdso: &vdso::HostVdso) {
+    let first = vdso.mappings.first().map_or(0, |(begin, _)| *begin);
+    for (i, (begin, len)) in vdso.mappings.iter().enumerate() {
+        put_words(mapping, l::CODE_LEN + l::MOVES + 24 * i, &[*begin, *len, l::VDSO + (begin - first)]);
     }
 }
 
