@@ -213,19 +213,15 @@ pub const SS_ONSTACK: u32 = 1;
 pub const SS_AUTODISARM: u32 = 1 << 31;
 
 /// `stack_t` of sigaltstack(2).
+///
+/// The default is what a thread begins with: no stack (`size` 0), and flags 0, as signal frames on Linux show it.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct AltStack {
     pub sp: u64,
     pub flags: u32,
     pub padding: u32,
     pub size: u64,
-}
-
-impl Default for AltStack {
-    fn default() -> Self {
-        AltStack { sp: 0, flags: SS_DISABLE, padding: 0, size: 0 }
-    }
 }
 
 #[cfg(test)]

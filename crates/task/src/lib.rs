@@ -1,2 +1,5 @@
 //! Processes, threads, signals, futexes, timers, exec.
 #![forbid(unsafe_code)]
+
+pub mod signal;
+pub mod tree;
