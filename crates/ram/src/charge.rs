@@ -17,6 +17,16 @@ impl Charge {
     pub fn len_bytes(&self) -> usize {
         self.len_bytes
     }
+    /// Takes over what `other` holds.
+    pub fn absorb(&mut self, mut other: Charge) {
+        self.len_bytes += std::mem::take(&mut other.len_bytes);
+    }
+    /// Gives back all but `keep_bytes`.
+    pub fn shrink_to(&mut self, keep_bytes: usize) {
+        let back = self.len_bytes.saturating_sub(keep_bytes);
+        self.len_bytes -= back;
+        self.ram.uncharge(back);
+    }
 }
 
 impl Drop for Charge {

@@ -1,13 +1,15 @@
-//! The frame allocator.
+//! Frames: references to them, their bytes, and the bound on all of it.
 //!
-//! Frames come in runs of [`RUN_FRAMES`]. A whole run is given to whoever asks for a whole run; single frames come out of open runs, one after
-//! the other. A run whose last frame is freed goes to the free list; when a run can't be had, single free frames inside used runs serve.
+//! Frames come in runs of [`RUN_FRAMES`]; requests get frames that lie together where they can (`pool` has the free ones).
 //!
-//! Always true: a frame's count is at least 1 while it is allocated; a frame on a free list is not in any page table, page cache or stub
-//! (whoever frees a frame that stubs may have mapped first makes sure they do not: `mm` does).
+//! Always true: a frame's count is at least 1 while it is allocated; a frame whose count is 0 is not in any page table, page cache or stub
+//! (whoever drops the last reference to a frame that stubs may have mapped first makes sure they do not: `mm` does). The room that is left is one
+//! number, free frames less what kernel objects are charged; whoever takes, takes from it first, so neither frames nor charges can exceed RAM
+//! whatever runs at the same time.
 
 use crate::Backing;
 use crate::charge::Charge;
+use crate::pool::Pool;
 use abi::{Errno, PAGE_SIZE};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use sync::{Rank, SpinLock};
@@ -27,7 +29,7 @@ pub trait Reclaim: Send + Sync {
 /// How RAM is used, in frames but for `charged_bytes`.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Stats {
-    /// All frames.
+    /// All frames, but for those taken out of the machine.
     pub total: usize,
     /// Frames that nobody holds.
     pub free: usize,
@@ -35,25 +37,15 @@ pub struct Stats {
     pub charged_bytes: usize,
 }
 
-struct Pool {
-    /// Never used so far: from here to the end, in frames. Fresh memory reads as zeroes.
-    fresh: usize,
-    free_runs: Vec<u32>,
-    /// Free frames that belong to runs in use.
-    free_singles: Vec<Pfn>,
-    /// The run that single frames are cut from: next frame and end.
-    open: (usize, usize),
-    /// Allocated frames per run.
-    used: Vec<u8>,
-}
-
 /// Guest RAM.
 pub struct Ram {
     backing: Box<dyn Backing>,
     counts: Vec<AtomicU32>,
     pool: SpinLock<Pool>,
-    free: AtomicUsize,
+    /// Bytes of free frames less [`Ram::charged_bytes`].
+    room_bytes: AtomicUsize,
     charged_bytes: AtomicUsize,
+    offline_frames: AtomicUsize,
     reclaimers: SpinLock<Vec<std::sync::Weak<dyn Reclaim>>>,
 }
 
@@ -67,14 +59,13 @@ impl Ram {
     /// RAM over `backing`, which lives as long as the process.
     pub fn new(backing: Box<dyn Backing>) -> &'static Ram {
         let total = backing.len_bytes() / PAGE_SIZE;
-        let pool =
-            Pool { fresh: 0, free_runs: Vec::new(), free_singles: Vec::new(), open: (0, 0), used: vec![0; total.div_ceil(RUN_FRAMES)] };
         Box::leak(Box::new(Ram {
             backing,
             counts: (0..total).map(|_| AtomicU32::new(0)).collect(),
-            pool: SpinLock::ranked(Rank::Frames, pool),
-            free: AtomicUsize::new(total),
+            pool: SpinLock::ranked(Rank::Frames, Pool::new(total)),
+            room_bytes: AtomicUsize::new(total * PAGE_SIZE),
             charged_bytes: AtomicUsize::new(0),
+            offline_frames: AtomicUsize::new(0),
             reclaimers: SpinLock::new(Vec::new()),
         }))
     }
@@ -84,7 +75,7 @@ impl Ram {
         Ram::new(Box::new(crate::HeapBacking::new(len_bytes)))
     }
 
-    /// Frames in all.
+    /// Frames in all, those taken out of the machine included: every frame's number is below this.
     #[must_use]
     pub fn frames(&self) -> usize {
         self.counts.len()
@@ -93,75 +84,104 @@ impl Ram {
     /// How it is used.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        Stats { total: self.frames(), free: self.free.load(Ordering::Relaxed), charged_bytes: self.charged_bytes.load(Ordering::Relaxed) }
+        let charged_bytes = self.charged_bytes.load(Ordering::Relaxed);
+        Stats {
+            total: self.frames() - self.offline_frames.load(Ordering::Relaxed),
+            free: (self.room_bytes.load(Ordering::Relaxed) + charged_bytes) / PAGE_SIZE,
+            charged_bytes,
+        }
     }
 
     /// Frames that can still be had: the free ones less what kernel objects are charged.
     #[must_use]
     pub fn available(&self) -> usize {
-        self.free.load(Ordering::Relaxed).saturating_sub(self.charged_bytes.load(Ordering::Relaxed).div_ceil(PAGE_SIZE))
+        self.room_bytes.load(Ordering::Relaxed) / PAGE_SIZE
     }
 
-    /// Registers somebody who can free frames.
+    /// Whether so little is left (less than a sixteenth) that nobody should take more than they need.
+    #[must_use]
+    pub fn is_scarce(&self) -> bool {
+        self.available() < self.frames() / 16
+    }
+
+    /// Registers somebody who can free frames. They are asked in the order of registration.
     pub fn register_reclaim(&self, reclaimer: std::sync::Weak<dyn Reclaim>) {
         self.reclaimers.lock().push(reclaimer);
     }
 
-    /// One frame, contents undefined. ENOMEM when RAM is used up and nothing can be reclaimed.
+    /// One frame, contents undefined. ENOMEM when RAM is used up and nothing can be reclaimed. May sleep, as everything here that asks for memory:
+    /// whoever reclaims may take any lock that it may take while the caller's are held.
     pub fn alloc(&'static self) -> Result<Frame, Errno> {
-        let mut out = Vec::with_capacity(1);
-        self.alloc_many(1, false, &mut out)?;
-        out.pop().ok_or(Errno::ENOMEM)
+        let mut one = [0];
+        self.alloc_pfns(false, &mut one)?;
+        Ok(Frame { ram: self, pfn: one[0] })
     }
 
     /// One frame of zeroes.
     pub fn alloc_zeroed(&'static self) -> Result<Frame, Errno> {
-        let mut out = Vec::with_capacity(1);
-        self.alloc_many(1, true, &mut out)?;
-        out.pop().ok_or(Errno::ENOMEM)
+        let mut one = [0];
+        self.alloc_pfns(true, &mut one)?;
+        Ok(Frame { ram: self, pfn: one[0] })
     }
 
     /// `count` frames, in contiguous runs where possible, appended to `out` in order. All or nothing: ENOMEM leaves `out` as it was.
     pub fn alloc_many(&'static self, count: usize, zeroed: bool, out: &mut Vec<Frame>) -> Result<(), Errno> {
-        if self.available() < count {
-            self.reclaim(count);
-        }
-        if self.available() < count {
-            return Err(Errno::ENOMEM);
-        }
         let begin = out.len();
-        let mut dirty = Vec::new();
-        {
-            let mut pool = self.pool.lock();
-            while out.len() - begin < count {
-                let left = count - (out.len() - begin);
-                let Some((first, n, fresh)) = pool.take(left, self.frames()) else { break };
-                for pfn in first..first + n {
-                    self.counts[pfn].store(1, Ordering::Relaxed);
-                    out.push(Frame { ram: self, pfn: pfn as Pfn });
-                }
-                self.free.fetch_sub(n, Ordering::Relaxed);
-                if zeroed && !fresh {
-                    dirty.push((first, n));
-                }
+        let mut pfns = [0; 64];
+        while out.len() - begin < count {
+            let n = (count - (out.len() - begin)).min(pfns.len());
+            if let Err(errno) = self.alloc_pfns(zeroed, &mut pfns[..n]) {
+                out.truncate(begin);
+                return Err(errno);
             }
-        }
-        if out.len() - begin < count {
-            out.truncate(begin);
-            return Err(Errno::ENOMEM);
-        }
-        for (first, n) in dirty {
-            self.backing.fill(first * PAGE_SIZE, n * PAGE_SIZE, 0);
+            out.extend(pfns[..n].iter().map(|pfn| Frame { ram: self, pfn: *pfn }));
         }
         Ok(())
     }
 
-    /// Charges `len_bytes` of kernel memory. ENOMEM when RAM has no room for it.
+    /// Fills `out` with frames, in contiguous runs where possible; each entry is a reference that the caller owns ([`Ram::frame_from_pfn`],
+    /// [`Ram::release`]). All or nothing.
+    pub fn alloc_pfns(&'static self, zeroed: bool, out: &mut [Pfn]) -> Result<(), Errno> {
+        let bytes = out.len() * PAGE_SIZE;
+        if !self.take_room(bytes) {
+            self.reclaim(out.len());
+            if !self.take_room(bytes) {
+                return Err(Errno::ENOMEM);
+            }
+        }
+        for chunk in out.chunks_mut(64) {
+            // The room was ours, so the frames are there.
+            let zero = self.pool.lock().take(chunk).unwrap_or_else(|| unreachable!("frames are counted before they are taken"));
+            for pfn in chunk.iter() {
+                self.counts[*pfn as usize].store(1, Ordering::Relaxed);
+            }
+            if zeroed {
+                self.zero(chunk, zero);
+            }
+        }
+        Ok(())
+    }
+
+    /// Zeroes those of `pfns` whose bit is not in `zero`, neighbours in one go.
+    fn zero(&self, pfns: &[Pfn], zero: u64) {
+        let mut i = 0;
+        while i < pfns.len() {
+            let mut n = 1;
+            if zero & 1 << i == 0 {
+                while i + n < pfns.len() && zero & 1 << (i + n) == 0 && pfns[i + n] == pfns[i] + n as Pfn {
+                    n += 1;
+                }
+                self.backing.fill(pfns[i] as usize * PAGE_SIZE, n * PAGE_SIZE, 0);
+            }
+            i += n;
+        }
+    }
+
+    /// Charges `len_bytes` of kernel memory. ENOMEM when RAM has no room for it. May sleep.
     pub fn charge(&'static self, len_bytes: usize) -> Result<Charge, Errno> {
-        let frames = len_bytes.div_ceil(PAGE_SIZE);
-        if self.available() <= frames {
-            self.reclaim(frames + 1);
-            if self.available() <= frames {
+        if !self.take_room(len_bytes) {
+            self.reclaim(len_bytes.div_ceil(PAGE_SIZE));
+            if !self.take_room(len_bytes) {
                 return Err(Errno::ENOMEM);
             }
         }
@@ -171,17 +191,100 @@ impl Ram {
 
     pub(crate) fn uncharge(&self, len_bytes: usize) {
         self.charged_bytes.fetch_sub(len_bytes, Ordering::Relaxed);
+        self.room_bytes.fetch_add(len_bytes, Ordering::Relaxed);
+    }
+
+    fn take_room(&self, bytes: usize) -> bool {
+        self.room_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes)).is_ok()
     }
 
     fn reclaim(&self, frames: usize) {
         let reclaimers: Vec<_> = self.reclaimers.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
+        let want = frames.max(RUN_FRAMES);
         let mut freed = 0;
         for reclaimer in reclaimers {
-            if freed >= frames.max(RUN_FRAMES) {
+            if freed >= want {
                 break;
             }
-            freed += reclaimer.reclaim(frames.max(RUN_FRAMES) - freed);
+            freed += reclaimer.reclaim(want - freed);
         }
+    }
+
+    /// Gives up to `max_bytes` of free memory back to the host; answers how much. The frames stay free: this is for idle times, since a frame
+    /// whose memory is gone costs more to use again.
+    pub fn give_back(&self, max_bytes: usize) -> usize {
+        let mut given = 0;
+        while given + RUN_FRAMES * PAGE_SIZE <= max_bytes {
+            // While a run is on no list it must not count as free.
+            if !self.take_room(RUN_FRAMES * PAGE_SIZE) {
+                break;
+            }
+            let run = self.pool.lock().dirty_run();
+            if let Some(run) = run {
+                given += self.punch(run);
+                self.pool.lock().cleaned(run);
+            }
+            self.room_bytes.fetch_add(RUN_FRAMES * PAGE_SIZE, Ordering::Relaxed);
+            if run.is_none() {
+                break;
+            }
+        }
+        given
+    }
+
+    /// Takes up to `len_bytes` of RAM out of the machine (`config mem=-N`), after reclaiming; answers how much. Only whole free runs can go.
+    pub fn offline(&'static self, len_bytes: usize) -> usize {
+        let mut gone = 0;
+        let mut reclaimed = false;
+        while gone < len_bytes {
+            if !self.take_room(RUN_FRAMES * PAGE_SIZE) {
+                if reclaimed {
+                    break;
+                }
+                reclaimed = true;
+                self.reclaim((len_bytes - gone).div_ceil(PAGE_SIZE));
+                continue;
+            }
+            let Some((run, dirty)) = self.pool.lock().any_free_run() else {
+                self.room_bytes.fetch_add(RUN_FRAMES * PAGE_SIZE, Ordering::Relaxed);
+                if reclaimed {
+                    break;
+                }
+                reclaimed = true;
+                self.reclaim((len_bytes - gone).div_ceil(PAGE_SIZE));
+                continue;
+            };
+            if dirty {
+                self.punch(run);
+            }
+            let mut pool = self.pool.lock();
+            let frames = pool.frames_in(run);
+            pool.gone(run);
+            drop(pool);
+            self.room_bytes.fetch_add((RUN_FRAMES - frames) * PAGE_SIZE, Ordering::Relaxed);
+            self.offline_frames.fetch_add(frames, Ordering::Relaxed);
+            gone += frames * PAGE_SIZE;
+        }
+        gone
+    }
+
+    /// Brings back up to `len_bytes` of what [`Ram::offline`] took; answers how much.
+    pub fn online(&self, len_bytes: usize) -> usize {
+        let mut back = 0;
+        while back < len_bytes {
+            let Some(frames) = self.pool.lock().back() else { break };
+            self.offline_frames.fetch_sub(frames, Ordering::Relaxed);
+            self.room_bytes.fetch_add(frames * PAGE_SIZE, Ordering::Relaxed);
+            back += frames * PAGE_SIZE;
+        }
+        back
+    }
+
+    fn punch(&self, run: u32) -> usize {
+        let first = run as usize * RUN_FRAMES;
+        let len = RUN_FRAMES.min(self.frames() - first) * PAGE_SIZE;
+        self.backing.punch(first * PAGE_SIZE, len);
+        len
     }
 
     fn offset(&self, pfn: Pfn, offset: usize, len: usize) -> usize {
@@ -231,57 +334,23 @@ impl Ram {
         self.counts[pfn as usize].load(Ordering::Acquire)
     }
 
-    fn free(&self, pfn: Pfn) {
-        self.pool.lock().give(pfn);
-        self.free.fetch_add(1, Ordering::Relaxed);
+    /// Adds a reference to an allocated frame without making a [`Frame`] of it.
+    pub fn share(&self, pfn: Pfn) {
+        self.counts[pfn as usize].fetch_add(1, Ordering::Relaxed);
     }
-}
-
-impl Pool {
-    /// Up to `want` contiguous frames: first, how many, and whether they are fresh (zero).
-    fn take(&mut self, want: usize, total: usize) -> Option<(usize, usize, bool)> {
-        if want < RUN_FRAMES && self.open.0 < self.open.1 {
-            let n = want.min(self.open.1 - self.open.0);
-            let first = self.open.0;
-            self.open.0 += n;
-            self.used[first / RUN_FRAMES] += n as u8;
-            return Some((first, n, false));
-        }
-        if want < RUN_FRAMES
-            && let Some(pfn) = self.free_singles.pop()
-        {
-            self.used[pfn as usize / RUN_FRAMES] += 1;
-            return Some((pfn as usize, 1, false));
-        }
-        let (run, fresh) = if let Some(run) = self.free_runs.pop() {
-            (run as usize * RUN_FRAMES, false)
-        } else if self.fresh < total {
-            self.fresh += RUN_FRAMES;
-            (self.fresh - RUN_FRAMES, true)
-        } else {
-            let pfn = self.free_singles.pop()? as usize;
-            self.used[pfn / RUN_FRAMES] += 1;
-            return Some((pfn, 1, false));
-        };
-        let len = RUN_FRAMES.min(total - run);
-        let n = want.min(len);
-        if n < len {
-            self.open = (run + n, run + len);
-        }
-        self.used[run / RUN_FRAMES] += n as u8;
-        Some((run, n, fresh))
-    }
-
-    fn give(&mut self, pfn: Pfn) {
-        let run = pfn as usize / RUN_FRAMES;
-        self.used[run] -= 1;
-        self.free_singles.push(pfn);
-        let (begin, end) = (run * RUN_FRAMES, (run + 1) * RUN_FRAMES);
-        let open_here = self.open.0 < self.open.1 && (begin..end).contains(&self.open.0);
-        if self.used[run] == 0 && !open_here && end <= self.fresh {
-            // The whole run is free again: its singles become one run.
-            self.free_singles.retain(|p| !(begin..end).contains(&(*p as usize)));
-            self.free_runs.push(run as u32);
+    /// Drops one reference to each, for page tables that keep bare numbers: what many drops of [`Frame`] do, in one go.
+    pub fn release(&self, pfns: &[Pfn]) {
+        for chunk in pfns.chunks(256) {
+            let mut freed = 0;
+            let mut pool = None;
+            for pfn in chunk {
+                if self.counts[*pfn as usize].fetch_sub(1, Ordering::AcqRel) == 1 {
+                    pool.get_or_insert_with(|| self.pool.lock()).give(*pfn);
+                    freed += 1;
+                }
+            }
+            drop(pool);
+            self.room_bytes.fetch_add(freed * PAGE_SIZE, Ordering::Relaxed);
         }
     }
 }
@@ -331,9 +400,7 @@ impl Clone for Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        if self.ram.counts[self.pfn as usize].fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.ram.free(self.pfn);
-        }
+        self.ram.release(&[self.pfn]);
     }
 }
 

@@ -13,6 +13,7 @@
 mod charge;
 mod frames;
 mod heap;
+mod pool;
 
 pub use charge::Charge;
 pub use frames::{Frame, Pfn, RUN_FRAMES, Ram, Reclaim, Stats};
