@@ -1,2 +1,8 @@
-//! Guest devices over the platform's traits.
+//! Guest devices over the platform's traits: consoles so far; disks, network transports, management console and watchdog join them.
+//!
+//! What it is not: line discipline, disk formats or protocols (each a library below), or tasks: who calls, and how a process group is signalled,
+//! comes through [`terminal::Jobs`].
 #![forbid(unsafe_code)]
+
+pub mod stream;
+pub mod terminal;

@@ -1,0 +1,610 @@
+//! A terminal of the guest on a channel of the host: line discipline in the middle, job control beside it.
+//!
+//! What it is not: a pty (its other end would be a guest program) or the discipline itself (`tty`).
+//!
+//! Always true: bytes from the channel are taken only while the discipline has room, the rest waits in the channel; output that the channel refuses
+//! stays queued and goes out when it says there is room; nothing here waits for the host.
+//!
+//! Source: ioctl_tty(2), termios(3), credentials(7).
+
+use abi::{Errno, Interrupted, Signal, SysError, SysResult};
+use platform::{Blocking, HostChannel};
+use std::sync::{Arc, Weak};
+use sync::{Events, Observer, SpinLock, WaitQueue};
+use tty::ioctl::{FlowControl, Layout, Request, When, queue_from_argument};
+use tty::job::{Access, Caller, Control, Decision, Farewell, Id, Target};
+use tty::{Effects, LineDiscipline, Queue, Read, ReadCall, WinSize};
+use vfs::{Device, FileOps, IoctlCaller, Open, OpenFile, OpenFlags, PollTable, Positioning, Sink, Source};
+
+/// The kernel's side of job control: who calls, and who is to be told.
+pub trait Jobs: Send + Sync {
+    /// The calling process, towards terminal `terminal`.
+    fn caller(&self, terminal: u64) -> Caller;
+    /// The session of a process group; `None` if there is no such group.
+    fn group_session(&self, group: Id) -> Option<Id>;
+    /// Sends a signal from the terminal.
+    fn signal(&self, target: Target, signal: Signal);
+    /// The session now has this terminal, or none.
+    fn set_controlling(&self, session: Id, terminal: Option<Arc<Terminal>>);
+    /// The caller alone gives its terminal up (TIOCNOTTY by one who leads nothing).
+    fn drop_controlling(&self);
+    /// The caller's controlling terminal, for `/dev/tty`.
+    fn controlling(&self) -> Option<Arc<Terminal>>;
+}
+
+/// Bytes taken from the channel at once.
+const INPUT_CHUNK: usize = 1024;
+/// Bytes that one read or write moves under one hold of the line.
+const IO_CHUNK: usize = 4096;
+
+struct Line {
+    discipline: LineDiscipline,
+    control: Control,
+    size: WinSize,
+    /// Input that the discipline had no room for.
+    refused: Vec<u8>,
+    hung_up: bool,
+    exclusive: bool,
+    opens: usize,
+}
+
+/// One terminal.
+pub struct Terminal {
+    id: u64,
+    /// `tty0`, `ttyS1`.
+    name: String,
+    number: vfs::DeviceNumber,
+    channel: Arc<dyn HostChannel>,
+    jobs: Arc<dyn Jobs>,
+    line: SpinLock<Line>,
+    readers: Arc<WaitQueue>,
+    writers: Arc<WaitQueue>,
+    me: Weak<Terminal>,
+}
+
+/// Tells the terminal that its channel moved.
+struct ChannelWatch(Weak<Terminal>);
+
+impl Observer for ChannelWatch {
+    fn notify(&self, _: Events) {
+        if let Some(terminal) = self.0.upgrade() {
+            terminal.pump();
+        }
+    }
+}
+
+impl Terminal {
+    /// A terminal called `name` with this device number, on `channel`.
+    pub fn new(name: &str, number: vfs::DeviceNumber, channel: Arc<dyn HostChannel>, jobs: Arc<dyn Jobs>) -> Arc<Terminal> {
+        let terminal = Arc::new_cyclic(|me| Terminal {
+            id: u64::from(number.major()) << 32 | u64::from(number.minor()),
+            name: name.to_owned(),
+            number,
+            channel,
+            jobs,
+            line: SpinLock::new(Line {
+                discipline: LineDiscipline::console(),
+                control: Control::new(),
+                size: WinSize::default(),
+                refused: Vec::new(),
+                hung_up: false,
+                exclusive: false,
+                opens: 0,
+            }),
+            readers: Arc::new(WaitQueue::new()),
+            writers: Arc::new(WaitQueue::new()),
+            me: me.clone(),
+        });
+        terminal.update_size();
+        terminal.channel.observe(Arc::new(ChannelWatch(terminal.me.clone())));
+        terminal
+    }
+
+    /// A number that no other terminal has.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+    /// Its name below `/dev`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    /// Its device number.
+    #[must_use]
+    pub fn number(&self) -> vfs::DeviceNumber {
+        self.number
+    }
+    /// The foreground process group, if a session has the terminal.
+    #[must_use]
+    pub fn foreground(&self) -> Option<Id> {
+        self.line.lock().control.foreground()
+    }
+
+    /// Kernel messages and other output from below; `\n` becomes what the settings say.
+    pub fn print(&self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (taken, effects) = self.line.lock().discipline.write(rest);
+            self.apply(effects);
+            rest = rest.get(taken..).unwrap_or_default();
+            if taken == 0 {
+                // Stopped or full: the kernel does not wait for a terminal; what does not fit is in the log.
+                return;
+            }
+        }
+    }
+
+    /// A signal for the foreground group, as if its character had been typed: the host's own SIGINT and the like.
+    pub fn signal_foreground(&self, signal: Signal) {
+        if let Some(group) = self.foreground() {
+            self.jobs.signal(Target::Group(group), signal);
+        }
+    }
+
+    /// The session's leader has exited while it had this terminal.
+    pub fn leader_exits(&self) {
+        let farewell = self.line.lock().control.leader_exits();
+        self.part(farewell);
+    }
+
+    /// The other end is gone.
+    pub fn hang_up(&self) {
+        let farewell = {
+            let mut line = self.line.lock();
+            let effects = line.discipline.hang_up(None);
+            let farewell = line.control.hang_up();
+            drop(line);
+            self.apply(effects);
+            farewell
+        };
+        self.part(farewell);
+    }
+
+    fn part(&self, farewell: Farewell) {
+        if farewell.hang_up {
+            self.line.lock().hung_up = true;
+        }
+        if let Some(session) = farewell.released_session {
+            self.jobs.set_controlling(session, None);
+        }
+        for (target, signal) in farewell.signals {
+            self.jobs.signal(target, signal);
+        }
+        self.readers.notify(Events::HUP);
+        self.writers.notify(Events::HUP);
+    }
+
+    /// Moves bytes both ways as far as they go without waiting.
+    fn pump(&self) {
+        self.update_size();
+        self.take_input();
+        self.drain();
+        self.writers.notify(Events::OUT);
+    }
+
+    fn take_input(&self) {
+        let mut buffer = [0; INPUT_CHUNK];
+        loop {
+            let mut line = self.line.lock();
+            if line.refused.is_empty() {
+                if line.discipline.room() == 0 && line.discipline.poll().readable {
+                    return;
+                }
+                match self.channel.read(&mut buffer, Blocking::No) {
+                    Ok(0) => {
+                        drop(line);
+                        self.channel_ended();
+                        return;
+                    }
+                    Ok(n) => line.refused.extend_from_slice(buffer.get(..n).unwrap_or_default()),
+                    Err(Errno::EAGAIN) => return,
+                    Err(_) => {
+                        drop(line);
+                        self.channel_ended();
+                        return;
+                    }
+                }
+            }
+            let bytes = std::mem::take(&mut line.refused);
+            let (taken, effects) = line.discipline.receive(&bytes);
+            line.refused = bytes.get(taken..).unwrap_or_default().to_vec();
+            let stuck = taken == 0;
+            drop(line);
+            self.apply(effects);
+            if stuck {
+                return;
+            }
+        }
+    }
+
+    fn channel_ended(&self) {
+        if !self.line.lock().hung_up {
+            self.hang_up();
+        }
+    }
+
+    fn update_size(&self) {
+        let Ok(size) = self.channel.window_size() else { return };
+        let size = WinSize { rows: size.rows, columns: size.columns, x_pixels: size.width_pixels, y_pixels: size.height_pixels };
+        self.resize(size);
+    }
+
+    fn resize(&self, size: WinSize) {
+        let foreground = {
+            let mut line = self.line.lock();
+            if line.size == size {
+                return;
+            }
+            line.size = size;
+            line.control.foreground()
+        };
+        if let Some(group) = foreground {
+            self.jobs.signal(Target::Group(group), Signal::SIGWINCH);
+        }
+    }
+
+    /// Gives queued output to the channel, as much as it takes.
+    fn drain(&self) {
+        let mut line = self.line.lock();
+        loop {
+            let n = match line.discipline.peek_output() {
+                [] => break,
+                bytes => match self.channel.write(bytes, Blocking::No) {
+                    Ok(n) => n,
+                    Err(Errno::EAGAIN) => break,
+                    // Nobody reads any more: what is written is lost, as on an unplugged line.
+                    Err(_) => bytes.len(),
+                },
+            };
+            if n == 0 {
+                break;
+            }
+            line.discipline.consume_output(n);
+        }
+    }
+
+    /// Makes what a discipline's call asked for happen.
+    fn apply(&self, effects: Effects) {
+        if effects.output || effects.flow.is_some() {
+            self.drain();
+        }
+        let mut signals = effects.signals;
+        while let Some(signal) = signals.first() {
+            signals.remove(signal);
+            self.signal_foreground(signal);
+        }
+        if effects.readable {
+            self.readers.notify(Events::IN | Events::RDNORM);
+        }
+        if effects.writable || effects.output || effects.output_flushed {
+            self.writers.notify(Events::OUT | Events::WRNORM);
+        }
+    }
+
+    /// Asks job control; a stopped caller restarts its call when it goes on.
+    fn permit(&self, access: Access) -> SysResult<()> {
+        let caller = self.jobs.caller(self.id);
+        let decision = self.line.lock().control.check(&caller, access);
+        self.obey(decision, &caller)
+    }
+
+    fn obey(&self, decision: Decision, caller: &Caller) -> SysResult<()> {
+        match decision {
+            Decision::Allow => Ok(()),
+            Decision::Fail(errno) => Err(errno.into()),
+            Decision::StopGroup(signal) => {
+                self.jobs.signal(Target::Group(caller.group), signal);
+                Err(Interrupted.into())
+            }
+        }
+    }
+
+    fn tostop(&self) -> bool {
+        self.line.lock().discipline.termios().local.contains(tty::LocalFlags::TOSTOP)
+    }
+
+    /// Waits until everything written has gone to the channel.
+    fn wait_drained(&self) -> SysResult<()> {
+        self.writers.wait_interruptible(|| {
+            let line = self.line.lock();
+            (line.discipline.output_len() == 0 || line.hung_up).then_some(())
+        })?;
+        Ok(())
+    }
+
+    fn poll_now(&self) -> Events {
+        let line = self.line.lock();
+        if line.hung_up {
+            return Events::IN | Events::RDNORM | Events::OUT | Events::HUP;
+        }
+        let poll = line.discipline.poll();
+        let mut events = Events::empty();
+        events.set(Events::IN | Events::RDNORM, poll.readable);
+        events.set(Events::OUT | Events::WRNORM, poll.writable);
+        events
+    }
+}
+
+/// An open terminal.
+struct TerminalFile(Arc<Terminal>);
+
+impl Device for Terminal {
+    fn open(&self, open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
+        let me = self.me.upgrade().ok_or(Errno::ENXIO)?;
+        let caller = self.jobs.caller(self.id);
+        let acquired = {
+            let mut line = self.line.lock();
+            if line.exclusive && !caller.is_admin {
+                return Err(Errno::EBUSY.into());
+            }
+            line.opens += 1;
+            !open.flags.contains(OpenFlags::NOCTTY) && line.control.acquire_by_open(&caller, open.flags.can_read())
+        };
+        if acquired {
+            self.jobs.set_controlling(caller.session, Some(me.clone()));
+        }
+        Ok(Arc::new(TerminalFile(me)))
+    }
+}
+
+impl FileOps for TerminalFile {
+    fn positioning(&self) -> Positioning {
+        Positioning::Stream
+    }
+
+    fn read(&self, file: &OpenFile, _: &mut u64, sink: &mut dyn Sink) -> SysResult<usize> {
+        let terminal = &*self.0;
+        terminal.permit(Access::Read)?;
+        let want = sink.room().min(IO_CHUNK);
+        if want == 0 {
+            return Ok(0);
+        }
+        let mut buffer = vec![0; want];
+        let mut call = ReadCall::new();
+        let nonblocking = file.is_nonblocking();
+        let done = loop {
+            let mut deadline = None;
+            let step = {
+                let mut line = terminal.line.lock();
+                if line.hung_up && !line.discipline.poll().readable {
+                    break call.filled();
+                }
+                line.discipline.read(&mut call, &mut buffer, sync::monotonic_ns(), nonblocking)
+            };
+            match step {
+                Read::Done(n) => break n,
+                Read::Wait { deadline_ns } => deadline = deadline_ns.or(deadline),
+                _ => return Err(Errno::EAGAIN.into()),
+            }
+            let ready = || terminal.poll_now().intersects(Events::IN | Events::HUP).then_some(());
+            match terminal.readers.wait_deadline(deadline, ready) {
+                Ok(()) | Err(sync::WaitError::TimedOut) => {}
+                Err(sync::WaitError::Interrupted) if call.filled() > 0 => break call.filled(),
+                Err(sync::WaitError::Interrupted) => return Err(Interrupted.into()),
+            }
+            terminal.permit(Access::Read)?;
+        };
+        // There is room again: what the channel holds may come in.
+        terminal.take_input();
+        Ok(sink.put(buffer.get(..done).unwrap_or_default())?)
+    }
+
+    fn write(&self, file: &OpenFile, _: &mut u64, source: &mut dyn Source) -> SysResult<usize> {
+        let terminal = &*self.0;
+        let mut total = 0;
+        while source.left() > 0 {
+            if let Err(error) = terminal.permit(Access::Write { tostop: terminal.tostop() }) {
+                return if total > 0 { Ok(total) } else { Err(error) };
+            }
+            let mut buffer = vec![0; source.left().min(IO_CHUNK)];
+            let n = match source.take(&mut buffer) {
+                Ok(n) => n,
+                Err(_) if total > 0 => return Ok(total),
+                Err(errno) => return Err(errno.into()),
+            };
+            let mut rest = buffer.get(..n).unwrap_or_default();
+            if rest.is_empty() {
+                break;
+            }
+            while !rest.is_empty() {
+                let (taken, effects) = {
+                    let mut line = terminal.line.lock();
+                    if line.hung_up {
+                        return if total > 0 { Ok(total) } else { Err(Errno::EIO.into()) };
+                    }
+                    line.discipline.write(rest)
+                };
+                terminal.apply(effects);
+                rest = rest.get(taken..).unwrap_or_default();
+                total += taken;
+                if taken > 0 {
+                    continue;
+                }
+                if file.is_nonblocking() {
+                    return if total > 0 { Ok(total) } else { Err(Errno::EAGAIN.into()) };
+                }
+                let room = || terminal.poll_now().intersects(Events::OUT | Events::HUP).then_some(());
+                if terminal.writers.wait_interruptible(room).is_err() {
+                    return if total > 0 { Ok(total) } else { Err(Interrupted.into()) };
+                }
+            }
+        }
+        Ok(total)
+    }
+
+    fn poll(&self, _: &OpenFile, table: Option<&mut PollTable>) -> Events {
+        if let Some(table) = table {
+            table.listen(&self.0.readers);
+            table.listen(&self.0.writers);
+        }
+        self.0.poll_now()
+    }
+
+    fn can_poll(&self) -> bool {
+        true
+    }
+
+    fn ioctl(&self, file: &OpenFile, caller: &IoctlCaller<'_>, command: u32, argument: u64) -> SysResult<i64> {
+        let request = Request::from_number(command).ok_or(Errno::ENOTTY)?;
+        let terminal = &*self.0;
+        if terminal.line.lock().hung_up {
+            return Err(Errno::EIO.into());
+        }
+        if request.changes_terminal() && request != Request::SetForeground {
+            terminal.permit(Access::Change)?;
+        }
+        terminal.control(file, caller, request, argument).map(|()| 0)
+    }
+
+    fn release(&self, _: &OpenFile) {
+        let mut line = self.0.line.lock();
+        line.opens = line.opens.saturating_sub(1);
+        if line.opens == 0 {
+            line.exclusive = false;
+        }
+    }
+}
+
+fn put_int(caller: &IoctlCaller<'_>, addr: u64, value: i32) -> SysResult<()> {
+    Ok(caller.memory.write_all(addr, &value.to_ne_bytes())?)
+}
+
+fn get_int(caller: &IoctlCaller<'_>, addr: u64) -> SysResult<i32> {
+    let mut bytes = [0; 4];
+    caller.memory.read_exact(addr, &mut bytes)?;
+    Ok(i32::from_ne_bytes(bytes))
+}
+
+impl Terminal {
+    fn control(&self, file: &OpenFile, caller: &IoctlCaller<'_>, request: Request, argument: u64) -> SysResult<()> {
+        match request {
+            Request::GetSettings(layout) => {
+                let bytes = layout.encode(self.line.lock().discipline.termios());
+                Ok(caller.memory.write_all(argument, &bytes)?)
+            }
+            Request::SetSettings(layout, when) => self.set_settings(caller, layout, when, argument),
+            Request::SendBreak | Request::Drain => self.wait_drained(),
+            Request::FlowControl => {
+                let effects = {
+                    let mut line = self.line.lock();
+                    match FlowControl::from_argument(argument).ok_or(Errno::EINVAL)? {
+                        FlowControl::StopOutput => line.discipline.stop_by_program(true),
+                        FlowControl::StartOutput => line.discipline.stop_by_program(false),
+                        FlowControl::SendStop => line.discipline.send_flow_char(true),
+                        FlowControl::SendStart => line.discipline.send_flow_char(false),
+                    }
+                };
+                self.apply(effects);
+                Ok(())
+            }
+            Request::Flush => {
+                let effects = self.line.lock().discipline.flush(queue_from_argument(argument).ok_or(Errno::EINVAL)?);
+                self.apply(effects);
+                Ok(())
+            }
+            Request::CountInput => put_int(caller, argument, self.line.lock().discipline.readable_bytes() as i32),
+            Request::CountOutput => put_int(caller, argument, self.line.lock().discipline.output_len() as i32),
+            Request::Inject => {
+                let mut byte = [0];
+                caller.memory.read_exact(argument, &mut byte)?;
+                let me = self.jobs.caller(self.id);
+                if !me.is_admin && !me.controls_this {
+                    return Err(Errno::EPERM.into());
+                }
+                let (_, effects) = self.line.lock().discipline.receive(&byte);
+                self.apply(effects);
+                Ok(())
+            }
+            Request::GetWinSize => Ok(caller.memory.write_all(argument, &self.line.lock().size.to_bytes())?),
+            Request::SetWinSize => {
+                let mut bytes = [0; tty::ioctl::WINSIZE_BYTES];
+                caller.memory.read_exact(argument, &mut bytes)?;
+                self.resize(WinSize::from_bytes(&bytes));
+                Ok(())
+            }
+            Request::GetExclusive => put_int(caller, argument, i32::from(self.line.lock().exclusive)),
+            Request::SetExclusive | Request::ClearExclusive => {
+                self.line.lock().exclusive = request == Request::SetExclusive;
+                Ok(())
+            }
+            Request::GetDiscipline => put_int(caller, argument, 0),
+            Request::SetDiscipline if get_int(caller, argument)? == 0 => Ok(()),
+            Request::SetDiscipline => Err(Errno::EINVAL.into()),
+            Request::GetDevice => put_int(caller, argument, (self.number.major() << 8 | self.number.minor()) as i32),
+            Request::HangUp => {
+                if !self.jobs.caller(self.id).is_admin {
+                    return Err(Errno::EPERM.into());
+                }
+                self.hang_up();
+                Ok(())
+            }
+            _ => self.control_session(file, caller, request, argument),
+        }
+    }
+
+    fn set_settings(&self, caller: &IoctlCaller<'_>, layout: Layout, when: When, argument: u64) -> SysResult<()> {
+        let mut bytes = vec![0; layout.len_bytes()];
+        caller.memory.read_exact(argument, &mut bytes)?;
+        if when != When::Now {
+            self.wait_drained()?;
+        }
+        let effects = {
+            let mut line = self.line.lock();
+            let mut effects = if when == When::Flush { line.discipline.flush(Queue::Input) } else { Effects::default() };
+            let new = layout.decode(&bytes, line.discipline.termios()).ok_or(Errno::EFAULT)?;
+            effects.merge(line.discipline.set_termios(new));
+            effects
+        };
+        self.apply(effects);
+        self.take_input();
+        Ok(())
+    }
+
+    fn control_session(&self, file: &OpenFile, caller: &IoctlCaller<'_>, request: Request, argument: u64) -> SysResult<()> {
+        let me = self.jobs.caller(self.id);
+        match request {
+            Request::SetControlling => {
+                let robbed = self.line.lock().control.acquire(&me, argument == 1, file.flags().can_read())?;
+                if let Some(session) = robbed {
+                    self.jobs.set_controlling(session, None);
+                }
+                self.jobs.set_controlling(me.session, self.me.upgrade());
+                Ok(())
+            }
+            Request::GiveUpControlling => {
+                let farewell = self.line.lock().control.give_up(&me, false)?;
+                if farewell == Farewell::default() {
+                    self.jobs.drop_controlling();
+                }
+                self.part(farewell);
+                Ok(())
+            }
+            Request::GetForeground => {
+                let group = self.line.lock().control.foreground_for(&me)?;
+                put_int(caller, argument, group)
+            }
+            Request::SetForeground => {
+                let decision = self.line.lock().control.check_set_foreground(&me);
+                self.obey(decision, &me)?;
+                let group = get_int(caller, argument)?;
+                let session = self.jobs.group_session(group);
+                Ok(self.line.lock().control.set_foreground(&me, group, session)?)
+            }
+            Request::GetSession => {
+                let session = self.line.lock().control.session_for(&me, false)?;
+                put_int(caller, argument, session)
+            }
+            _ => Err(SysError::Errno(Errno::ENOTTY)),
+        }
+    }
+}
+
+/// `/dev/tty`: the caller's own controlling terminal.
+pub struct ControllingTerminal(pub Arc<dyn Jobs>);
+
+impl Device for ControllingTerminal {
+    fn open(&self, open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
+        self.0.controlling().ok_or(Errno::ENXIO)?.open(open)
+    }
+}
