@@ -455,14 +455,17 @@ impl LineDiscipline {
         effects
     }
 
-    /// TCXONC with TCIOFF (`stop`) or TCION: sends STOP or START, even when output is stopped.
+    /// TCXONC with TCIOFF (`stop`) or TCION: sends STOP or START, even when a STOP byte stopped output. When a program stopped it, nothing
+    /// is sent, as on a Linux pty.
     pub fn send_flow_char(&mut self, stop: bool) -> Effects {
         let which = if stop { ControlChar::Stop } else { ControlChar::Start };
         let mut effects = Effects::default();
         if let Some(byte) = self.termios.char(which)
+            && !self.stopped_by_program
             && self.out.put_raw(&[byte]).is_ok()
         {
             effects.output = true;
+            effects.flow = self.stopped.then_some(Flow::Stopped);
         }
         effects
     }
@@ -485,6 +488,8 @@ impl LineDiscipline {
     /// The terminal hangs up: everything that waits is gone, output runs, and `fresh` settings apply where the driver wants them.
     pub fn hang_up(&mut self, fresh: Option<Termios>) -> Effects {
         let mut effects = self.flush(Queue::Both);
+        self.clear_echoes();
+        self.literal_next = false;
         self.stopped_by_program = false;
         self.start(&mut effects);
         if let Some(fresh) = fresh {
@@ -494,11 +499,10 @@ impl LineDiscipline {
         effects
     }
 
+    /// Pending echoes and a pending LNEXT survive this on Linux.
     fn clear_input(&mut self) {
         self.input.clear();
         self.erasing = false;
-        self.literal_next = false;
-        self.clear_echoes();
     }
 
     fn clear_echoes(&mut self) {
@@ -568,7 +572,11 @@ impl LineDiscipline {
         };
         Poll {
             readable: if self.termios.reads_lines() { self.input.lines_len() > 0 } else { self.input.len() >= wanted },
-            writable: self.may_output() && self.out.len() < WAKEUP_BYTES && self.out.room() > 0,
+            writable: match self.hold {
+                // What is queued is the other end's already.
+                Hold::Writers => !self.stopped && self.out.room() > 0,
+                Hold::Line => self.out.len() < WAKEUP_BYTES && self.out.room() > 0,
+            },
         }
     }
 

@@ -89,8 +89,6 @@ pub struct PtyPoll {
 
 /// Bytes between the ends beyond what the receiver has buffered.
 const TRANSIT_BYTES: usize = 8192;
-/// A reader that leaves no more than this many bytes lets the sender go on.
-const RESUME_BYTES: usize = 128;
 
 #[derive(Debug)]
 struct End {
@@ -98,7 +96,7 @@ struct End {
     opens: usize,
     /// The other end was open and is not any more.
     other_closed: bool,
-    /// The receiver refused input; it is offered again once enough has been read.
+    /// The receiver refused input; it is offered again after the next read.
     choked: bool,
 }
 
@@ -261,10 +259,8 @@ impl PtyPair {
                 }
             }
         }
-        let before = self.end(side).ld.input.len();
         let read = self.end_mut(side).ld.read(call, buf, now_ns, nonblocking);
-        let end = self.end(side);
-        if end.choked && end.ld.input.len() < before && self.left(side) <= RESUME_BYTES {
+        if self.end(side).choked {
             self.transmit(side.other(), &mut effects);
         }
         let waits = matches!(read, Read::Wait { .. } | Read::WouldBlock);
@@ -272,11 +268,6 @@ impl PtyPair {
             return (if call.filled() > 0 { Ok(Read::Done(call.filled())) } else { Err(Errno::EIO) }, effects);
         }
         (Ok(read), effects)
-    }
-
-    fn left(&self, side: Side) -> usize {
-        let ld = &self.end(side).ld;
-        if ld.termios().reads_lines() { ld.input.lines_len() } else { ld.input.len() }
     }
 
     /// The slave's settings, whichever end asks.
@@ -294,15 +285,13 @@ impl PtyPair {
         let extproc = old.has(LocalFlags::EXTPROC) || self.termios().has(LocalFlags::EXTPROC);
         let (old_flow, new_flow) = (uses_ctrl_s_q(&old), uses_ctrl_s_q(self.termios()));
         self.absorb(Side::Slave, produced, &mut effects);
-        if old_flow != new_flow || extproc {
-            if new_flow {
-                self.report_instead(PacketStatus::NOSTOP, PacketStatus::DOSTOP, &mut effects);
-            } else {
-                self.report_instead(PacketStatus::DOSTOP, PacketStatus::NOSTOP, &mut effects);
-            }
-            if extproc {
-                self.report(PacketStatus::IOCTL, &mut effects);
-            }
+        match (old_flow, new_flow) {
+            (false, true) => self.report_instead(PacketStatus::NOSTOP, PacketStatus::DOSTOP, &mut effects),
+            (true, false) => self.report_instead(PacketStatus::DOSTOP, PacketStatus::NOSTOP, &mut effects),
+            _ => {}
+        }
+        if extproc {
+            self.report(PacketStatus::IOCTL, &mut effects);
         }
         effects
     }
