@@ -1,6 +1,7 @@
 //! What the kernel hangs on an inode whatever its file system: the pipe of a FIFO, a bound socket, counts of writers. Made when first needed, so
 //! that an idle inode pays two words.
 
+use crate::pipe::Pipe;
 use abi::Errno;
 use std::any::Any;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -18,6 +19,7 @@ pub struct Attachments {
 #[derive(Default)]
 struct More {
     socket: SpinLock<Option<Weak<dyn Any + Send + Sync>>>,
+    fifo: SpinLock<Weak<Pipe>>,
 }
 
 impl Attachments {
@@ -47,6 +49,21 @@ impl Attachments {
         self.writers.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// The pipe of a FIFO that somebody has open.
+    pub(crate) fn fifo(&self) -> Option<Arc<Pipe>> {
+        self.more.get()?.fifo.lock().upgrade()
+    }
+    /// The pipe of a FIFO: `new`, unless somebody was quicker.
+    pub(crate) fn fifo_or(&self, new: Arc<Pipe>) -> Arc<Pipe> {
+        let mut fifo = self.more().fifo.lock();
+        match fifo.upgrade() {
+            Some(there) => there,
+            None => {
+                *fifo = Arc::downgrade(&new);
+                new
+            }
+        }
+    }
     /// The socket that is bound to this name, as `sock` left it with [`Attachments::bind_socket`].
     #[must_use]
     pub fn socket(&self) -> Option<Arc<dyn Any + Send + Sync>> {

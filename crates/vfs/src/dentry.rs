@@ -97,6 +97,11 @@ impl DentryCache {
         self.make(None, Arc::from(&b"/"[..]), Some(inode), CachePolicy::Cached)
     }
 
+    /// A name that is in no directory: of a nameless file.
+    pub(crate) fn new_detached(&'static self, name: &[u8], inode: Arc<dyn Inode>) -> Result<Arc<Dentry>, Errno> {
+        self.make(None, Arc::from(name), Some(inode), CachePolicy::Cached)
+    }
+
     fn make(
         &'static self,
         parent: Option<Arc<Dentry>>,
@@ -230,6 +235,12 @@ impl Dentry {
         }
     }
 
+    /// Whether this dentry is above `other` in the same file system.
+    #[must_use]
+    pub fn is_ancestor_of(self: &Arc<Dentry>, other: &Arc<Dentry>) -> bool {
+        !Arc::ptr_eq(self, other) && other.is_at_or_below(self)
+    }
+
     fn dir(&self) -> &Directory {
         self.directory.get_or_init(Box::default)
     }
@@ -258,6 +269,12 @@ impl Dentry {
         }
         Ok(dentry)
     }
+    /// A name here that is in no table: O_TMPFILE.
+    pub(crate) fn detached(self: &Arc<Dentry>, name: &[u8], inode: Arc<dyn Inode>) -> Result<Arc<Dentry>, Errno> {
+        let dentry = self.cache.make(Some(self.clone()), Arc::from(name), Some(inode), CachePolicy::Cached)?;
+        dentry.unhashed.store(true, Ordering::Release);
+        Ok(dentry)
+    }
     /// Forgets `child` because its name is gone; with names locked. It and what is remembered below it count as deleted.
     pub(crate) fn remove_child(&self, child: &Arc<Dentry>) {
         child.unhashed.store(true, Ordering::Release);
@@ -282,6 +299,20 @@ impl Dentry {
             replaced.unhashed.store(true, Ordering::Release);
         }
         drop((taken_out, old_place, replaced));
+    }
+    /// Lets two children change places (`RENAME_EXCHANGE`); with the names of both directories locked.
+    pub(crate) fn exchange(a: &Arc<Dentry>, b: &Arc<Dentry>) {
+        let (place_a, place_b) = (a.place(), b.place());
+        for (dentry, (parent, name)) in [(a, place_b), (b, place_a)] {
+            let displaced = parent.as_ref().and_then(|p| p.dir().children.lock().insert(name.clone(), dentry.clone()));
+            let old = std::mem::replace(&mut *dentry.place.lock(), Place { parent, name });
+            drop((displaced, old));
+        }
+    }
+    /// Forgets whatever is remembered of `name`.
+    pub(crate) fn forget_child(&self, name: &[u8]) {
+        let old = self.dir().children.lock().remove(name);
+        drop(old);
     }
     /// Forgets everything below, unused or not (the caller knows that nothing is used): breaks the circle of parents and children.
     pub(crate) fn forget_below(&self) {

@@ -49,17 +49,21 @@ fn get(words: &[u64], at: usize) -> bool {
 }
 
 impl Slots {
-    /// Room for descriptor `at`.
-    fn grow(&mut self, ram: &'static ram::Ram, at: usize) -> Result<(), Errno> {
-        let words = at / 64 + 1;
+    /// Words that a table with descriptor `at` has.
+    fn words_for(at: usize) -> usize {
+        (at / 64 + 1).next_power_of_two()
+    }
+    fn has_room(&self, at: usize) -> bool {
+        at / 64 < self.used.len()
+    }
+    /// Room for `words` words, paid for by `charge`.
+    fn grow(&mut self, words: usize, charge: ram::Charge) {
         if words > self.used.len() {
-            let words = words.next_power_of_two();
-            self.charge = Some(ram.charge(words * 64 * SLOT_COST)?);
+            self.charge = Some(charge);
             self.used.resize(words, 0);
             self.cloexec.resize(words, 0);
             self.files.resize(words * 64, None);
         }
-        Ok(())
     }
     fn lowest_free(&self, minimum: usize) -> usize {
         let mut word = (minimum / 64).max(self.first_free_word);
@@ -75,18 +79,12 @@ impl Slots {
         }
         (word * 64).max(minimum)
     }
-    fn reserve(&mut self, ram: &'static ram::Ram, minimum: usize, limit: usize, on_exec: OnExec) -> Result<usize, Errno> {
-        let at = self.lowest_free(minimum);
-        if at >= limit {
-            return Err(Errno::EMFILE);
-        }
-        self.grow(ram, at)?;
+    fn take(&mut self, at: usize, minimum: usize, on_exec: OnExec) {
         set(&mut self.used, at, true);
         set(&mut self.cloexec, at, on_exec == OnExec::Close);
         if minimum / 64 <= self.first_free_word {
             self.first_free_word = at / 64;
         }
-        Ok(at)
     }
     fn release(&mut self, at: usize) -> Option<Arc<OpenFile>> {
         let file = self.files.get_mut(at).and_then(Option::take);
@@ -125,7 +123,27 @@ impl FdTable {
     /// The lowest free number at or above `minimum`, reserved until [`FdTable::install`] or [`FdTable::cancel`]. EMFILE at `limit` (RLIMIT_NOFILE).
     pub fn reserve(&self, minimum: usize, limit: u64, on_exec: OnExec) -> Result<Fd, Errno> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(i32::MAX as usize);
-        Ok(self.slots.lock().reserve(self.ram, minimum, limit, on_exec)? as Fd)
+        loop {
+            let mut slots = self.slots.lock();
+            let at = slots.lowest_free(minimum);
+            if at >= limit {
+                return Err(Errno::EMFILE);
+            }
+            if slots.has_room(at) {
+                slots.take(at, minimum, on_exec);
+                return Ok(at as Fd);
+            }
+            drop(slots);
+            self.make_room(at)?;
+        }
+    }
+
+    /// Room for descriptor `at`. Charging may reclaim, so it is done without the lock.
+    fn make_room(&self, at: usize) -> Result<(), Errno> {
+        let words = Slots::words_for(at);
+        let charge = self.ram.charge(words * 64 * SLOT_COST)?;
+        self.slots.lock().grow(words, charge);
+        Ok(())
     }
     /// Puts a file behind a reserved number.
     pub fn install(&self, fd: Fd, file: Arc<OpenFile>) {
@@ -170,8 +188,10 @@ impl FdTable {
         if at as u64 >= limit {
             return Err(Errno::EBADF);
         }
+        if !self.slots.lock().has_room(at) {
+            self.make_room(at)?;
+        }
         let mut slots = self.slots.lock();
-        slots.grow(self.ram, at)?;
         let old = slots.files.get_mut(at).and_then(Option::take);
         if old.is_none() && get(&slots.used, at) {
             return Err(Errno::EBUSY);
@@ -196,8 +216,8 @@ impl FdTable {
     }
     /// A copy of its own for fork; reserved numbers are free in it.
     pub fn fork(&self) -> Result<Arc<FdTable>, Errno> {
+        let charge = self.ram.charge(self.capacity() * SLOT_COST)?;
         let slots = self.slots.lock();
-        let charge = self.ram.charge(slots.files.len() * SLOT_COST)?;
         let mut copy = Slots {
             files: slots.files.clone(),
             used: vec![0; slots.used.len()],

@@ -238,6 +238,8 @@ pub struct OpenFile {
     credentials: Arc<Credentials>,
     owner: SpinLock<Option<SignalOwner>>,
     id: u64,
+    /// It holds a count of its inode's writers.
+    counts_as_writer: bool,
     _charge: Option<ram::Charge>,
 }
 
@@ -261,8 +263,13 @@ impl OpenFile {
             credentials,
             owner: SpinLock::new(None),
             id: NEXT_FILE_ID.fetch_add(1, Ordering::Relaxed),
+            counts_as_writer: false,
             _charge: charge,
         }
+    }
+    /// Notes that it holds a count of [`crate::Attachments::begin_write`], to be given back at the end.
+    pub(crate) fn set_counts_as_writer(&mut self, counts: bool) {
+        self.counts_as_writer = counts;
     }
     /// What it can do.
     #[must_use]
@@ -336,7 +343,34 @@ impl OpenFile {
             return self.ops.read(self, &mut 0, sink);
         }
         let mut position = self.position.lock();
-        self.ops.read(self, &mut position.value, sink)
+        self.read_positioned(&mut position.value, sink)
+    }
+    fn read_positioned(&self, position: &mut u64, sink: &mut dyn Sink) -> SysResult<usize> {
+        let len = self.ops.read(self, position, sink)?;
+        if len > 0 {
+            self.note_access();
+        }
+        Ok(len)
+    }
+    fn write_positioned(&self, position: &mut u64, source: &mut dyn Source) -> SysResult<usize> {
+        if source.left() > 0 {
+            crate::attributes::drop_privileges(&self.credentials, self.inode())?;
+        }
+        let len = self.ops.write(self, position, source)?;
+        if len > 0 {
+            crate::notify::modified(&self.path);
+            let flags = self.flags();
+            if flags.contains(OpenFlags::DSYNC) {
+                let kind = if flags.contains(OpenFlags::SYNC) { SyncKind::All } else { SyncKind::DataOnly };
+                self.ops.fsync(self, position.saturating_sub(len as u64), *position, kind)?;
+            }
+        }
+        Ok(len)
+    }
+    fn note_access(&self) {
+        if !self.flags().contains(OpenFlags::NOATIME) {
+            self.path.touch_accessed();
+        }
     }
     /// write(2), writev(2).
     pub fn write(&self, source: &mut dyn Source) -> SysResult<usize> {
@@ -345,19 +379,19 @@ impl OpenFile {
             return self.ops.write(self, &mut 0, source);
         }
         let mut position = self.position.lock();
-        self.ops.write(self, &mut position.value, source)
+        self.write_positioned(&mut position.value, source)
     }
     /// pread(2), preadv(2). ESPIPE for streams.
     pub fn read_at(&self, mut position: u64, sink: &mut dyn Sink) -> SysResult<usize> {
         self.seekable()?;
         self.readable()?;
-        self.ops.read(self, &mut position, sink)
+        self.read_positioned(&mut position, sink)
     }
     /// pwrite(2), pwritev(2). ESPIPE for streams.
     pub fn write_at(&self, mut position: u64, source: &mut dyn Source) -> SysResult<usize> {
         self.seekable()?;
         self.writable()?;
-        self.ops.write(self, &mut position, source)
+        self.write_positioned(&mut position, source)
     }
     /// lseek(2).
     pub fn seek(&self, offset: i64, whence: Whence) -> SysResult<u64> {
@@ -416,6 +450,9 @@ impl Drop for OpenFile {
             return;
         }
         self.ops.release(self);
+        if self.counts_as_writer {
+            self.inode().attachments().end_write();
+        }
     }
 }
 

@@ -12,10 +12,11 @@ use crate::attachments::Attachments;
 use crate::credentials::Credentials;
 use crate::file::FileOps;
 use crate::filesystem::FileSystem;
-use crate::flags::{Access, OpenFlags, RenameFlags};
+use crate::flags::{Access, MountFlags, OpenFlags, RenameFlags};
+use crate::mount::Mount;
 use crate::pages::Pages;
 use crate::path::Path;
-use crate::types::{DeviceNumber, DirEntry, FileKind, Metadata, Owner, SetAttr, StatFs};
+use crate::types::{DeviceNumber, DirEntry, FileKind, Metadata, Owner, SetAttr, StatFs, Timestamp};
 use abi::{Errno, SysResult};
 use std::any::Any;
 use std::sync::Arc;
@@ -56,6 +57,36 @@ pub enum XattrMode {
     Create,
     /// `XATTR_REPLACE`: ENODATA if it is not.
     Replace,
+}
+
+/// When a read changes the access time: the mount's option.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccessPolicy {
+    /// `strictatime`.
+    Always,
+    /// `relatime`: if it is not later than the modification or change time, or a day old.
+    Relative,
+}
+
+impl AccessPolicy {
+    /// The policy of a mount; `None` if reads leave no trace.
+    #[must_use]
+    pub fn of(mount: &Mount) -> Option<AccessPolicy> {
+        let flags = mount.all_flags();
+        if flags.intersects(MountFlags::NOATIME | MountFlags::RDONLY) {
+            None
+        } else if flags.contains(MountFlags::STRICTATIME) {
+            Some(AccessPolicy::Always)
+        } else {
+            Some(AccessPolicy::Relative)
+        }
+    }
+    /// Whether a file with these times is to get a new access time `now`.
+    #[must_use]
+    pub fn applies(self, accessed: Timestamp, modified: Timestamp, changed: Timestamp, now: Timestamp) -> bool {
+        const DAY: i64 = 24 * 60 * 60;
+        self == AccessPolicy::Always || accessed <= modified || accessed <= changed || now.sec - accessed.sec >= DAY
+    }
 }
 
 /// What readdir hands each entry to. `false` means: no room, stop before this entry.
@@ -151,6 +182,12 @@ pub trait Inode: Any + Send + Sync {
         Err(Errno::EPERM)
     }
 
+    /// Whether the directory has a default access-control list. Then names are made with their whole mode, no umask, and the file system
+    /// applies the list.
+    fn has_default_acl(&self) -> bool {
+        false
+    }
+
     // Symbolic links.
 
     /// The target. EINVAL for other kinds.
@@ -172,10 +209,8 @@ pub trait Inode: Any + Send + Sync {
     fn truncate(&self, _size_bytes: u64) -> Result<(), Errno> {
         Err(Errno::EINVAL)
     }
-    /// Notes an access (the mount says whether). By default `set_attr`.
-    fn touch_accessed(&self, at: crate::types::Timestamp) {
-        let _ = self.set_attr(&SetAttr { accessed: Some(at), ..SetAttr::default() });
-    }
+    /// Notes an access: sets the access time if `policy` asks for it. By default nothing is kept.
+    fn touch_accessed(&self, _policy: AccessPolicy) {}
     /// Value of an extended attribute, xattr(7); `name` with its prefix. ENODATA.
     fn get_xattr(&self, _name: &[u8]) -> Result<Vec<u8>, Errno> {
         Err(Errno::EOPNOTSUPP)
@@ -195,11 +230,11 @@ pub trait Inode: Any + Send + Sync {
 
     // Contents.
 
-    /// Opens a regular file or directory (and devices, FIFOs and sockets only if [`Inode::opens_itself`]). A FIFO's open may wait.
+    /// Opens a regular file (any other kind only if [`Inode::opens_itself`]).
     fn open(self: Arc<Self>, _open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
         Err(Errno::ENXIO.into())
     }
-    /// Whether device nodes and FIFOs of this file system are opened by [`Inode::open`] instead of through the device registry and pipes.
+    /// Whether [`Inode::open`] opens whatever kind this is, instead of [`Inode::readdir`], the device registry and pipes.
     fn opens_itself(&self) -> bool {
         false
     }
@@ -210,6 +245,10 @@ pub trait Inode: Any + Send + Sync {
     /// The page cache of a regular file, if it has one.
     fn pages(&self) -> Option<Arc<dyn Pages>> {
         None
+    }
+    /// Makes the inode durable: fsync(2) of a directory; files do it in [`FileOps::fsync`].
+    fn fsync(&self) -> Result<(), Errno> {
+        Ok(())
     }
     /// statfs(2) of this very file, where it differs from its file system's.
     fn statfs(&self) -> Option<StatFs> {

@@ -6,9 +6,10 @@
 //!
 //! What it is not: any file system (`fs`), tasks and signals (`task`), address spaces (`mm`; it meets them in [`UserMemory`], [`Pages`] and [`Mapper`]).
 #![forbid(unsafe_code)]
-#![expect(dead_code, reason = "the path operations that use it come next")]
 
+mod anon;
 mod attachments;
+mod attributes;
 mod credentials;
 mod dentry;
 mod device;
@@ -20,14 +21,21 @@ mod fscontext;
 mod inode;
 mod mount;
 mod mounting;
+mod names;
+mod notify;
+mod open;
 mod pages;
 mod path;
+mod pipe;
 mod poll;
 mod types;
 mod user;
 mod vfs;
+mod walk;
 
+pub use anon::{AnonInode, AnonKind};
 pub use attachments::Attachments;
+pub use attributes::SetTime;
 pub use credentials::{Capability, CapabilitySet, Credentials};
 pub use dentry::{Dentry, DentryCache, Name};
 pub use device::{Device, DeviceAction, DeviceInfo, DeviceKind, DeviceSubscriber, Devices};
@@ -38,11 +46,15 @@ pub use file::{
 pub use filesystem::{FileSystem, FileSystemType, MountRequest};
 pub use flags::{Access, LookupFlags, MountFlags, OpenFlags, RenameFlags};
 pub use fscontext::{Caller, FsContext};
-pub use inode::{CachePolicy, Emit, Inode, Link, Open, XattrMode};
+pub use inode::{AccessPolicy, CachePolicy, Emit, Inode, Link, Open, XattrMode};
 pub use mount::{Mount, MountNamespace, Propagation, SuperBlock};
+pub use mounting::{MountMap, Unmount};
+pub use open::OpenHow;
 pub use pages::{Mapper, Pages};
 pub use path::Path;
+pub use pipe::{PIPE_BUF, PIPE_MAX_SIZE, PipeEnd};
 pub use poll::PollTable;
 pub use types::{DeviceNumber, DirEntry, FileKind, Metadata, Owner, SetAttr, StatFs, Timestamp};
 pub use user::{Sink, SliceSink, SliceSource, Source, UserMemory, UserRange, UserSink, UserSource};
 pub use vfs::Vfs;
+pub use walk::{NAME_MAX, PATH_MAX, PathAt, is_below, name_below};

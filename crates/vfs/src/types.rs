@@ -217,6 +217,28 @@ pub struct SetAttr {
     pub changed: Option<Timestamp>,
 }
 
+impl SetAttr {
+    /// Makes the change in `metadata`.
+    pub fn apply(&self, metadata: &mut Metadata) {
+        let set = |field: &mut u32, value: Option<u32>| {
+            if let Some(value) = value {
+                *field = value;
+            }
+        };
+        let set_time = |field: &mut Timestamp, value: Option<Timestamp>| {
+            if let Some(value) = value {
+                *field = value;
+            }
+        };
+        set(&mut metadata.mode, self.mode.map(|mode| mode & 0o7777));
+        set(&mut metadata.uid, self.uid);
+        set(&mut metadata.gid, self.gid);
+        set_time(&mut metadata.accessed, self.accessed);
+        set_time(&mut metadata.modified, self.modified);
+        set_time(&mut metadata.changed, self.changed);
+    }
+}
+
 /// What statfs(2) tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StatFs {

@@ -1,10 +1,11 @@
 //! The machine's files as a whole: known file-system types, superblocks in use, the dentry cache, devices, the lock of the mount tree.
 
+use crate::anon::AnonMounts;
 use crate::dentry::DentryCache;
 use crate::device::Devices;
 use crate::filesystem::{FileSystem, FileSystemType};
 use crate::flags::MountFlags;
-use crate::mount::SuperBlock;
+use crate::mount::{Mount, Propagation, SuperBlock};
 use crate::types::DeviceNumber;
 use abi::Errno;
 use ram::{Ram, Reclaim};
@@ -19,8 +20,11 @@ pub struct Vfs {
     types: SpinLock<Vec<Arc<dyn FileSystemType>>>,
     superblocks: SpinLock<Vec<Weak<SuperBlock>>>,
     next_anonymous: AtomicU32,
+    /// Mounts that are shared or slaves, perhaps no longer.
+    propagating: SpinLock<Vec<Weak<Mount>>>,
     /// Who may come and go in the device registry.
     pub devices: Devices,
+    pub(crate) anon: AnonMounts,
     pub(crate) mount_lock: Mutex<()>,
     pub(crate) rename_lock: Mutex<()>,
 }
@@ -40,7 +44,9 @@ impl Vfs {
             types: SpinLock::default(),
             superblocks: SpinLock::default(),
             next_anonymous: AtomicU32::new(1),
+            propagating: SpinLock::default(),
             devices: Devices::default(),
+            anon: AnonMounts::default(),
             mount_lock: Mutex::ranked(Rank::Mounts, ()),
             rename_lock: Mutex::ranked(Rank::Rename, ()),
         }))
@@ -96,6 +102,20 @@ impl Vfs {
     #[must_use]
     pub fn anonymous_device(&self) -> DeviceNumber {
         DeviceNumber::new(0, self.next_anonymous.fetch_add(1, Ordering::Relaxed))
+    }
+    /// Keeps track of a mount whose propagation was set.
+    pub(crate) fn note_propagation(&self, mount: &Arc<Mount>) {
+        if mount.propagation() == Propagation::default() {
+            return;
+        }
+        let mut propagating = self.propagating.lock();
+        propagating.retain(|weak| weak.strong_count() > 0);
+        if !propagating.iter().any(|weak| std::ptr::eq(weak.as_ptr(), Arc::as_ptr(mount))) {
+            propagating.push(Arc::downgrade(mount));
+        }
+    }
+    pub(crate) fn propagating(&self) -> Vec<Arc<Mount>> {
+        self.propagating.lock().iter().filter_map(Weak::upgrade).collect()
     }
     /// sync(2).
     pub fn sync_all(&self) {
