@@ -1,2 +1,4 @@
 //! File systems: tmpfs, overlay, proc, devtmpfs, hostfs and the like.
 #![forbid(unsafe_code)]
+
+pub mod cpio;
