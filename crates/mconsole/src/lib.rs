@@ -1,2 +1,16 @@
-//! The management console's wire protocol.
+//! The management console's protocol: what travels between a machine and `uml_mconsole`, and what is decided from it.
+//!
+//! * [`packet`]: requests, replies and notifications as datagrams, byte for byte;
+//! * [`command`]: the thirteen commands and how a text becomes one of them;
+//! * [`server`]: the machine's side: datagram in, datagrams out, the work done by a [`server::Machine`];
+//! * [`client`]: the other side: where a machine's socket is, what is rewritten before it is sent.
+//!
+//! What it is not: sockets. Who owns the descriptor sends and receives.
+//!
+//! There is no standard. The UML documentation describes the commands, and recorded conversations with UML the bytes.
 #![forbid(unsafe_code)]
+
+pub mod client;
+pub mod command;
+pub mod packet;
+pub mod server;
