@@ -1,0 +1,234 @@
+//! A stack: everything joined, and the loop that moves packets through it.
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+
+use abi::Errno;
+
+use crate::config::Config;
+use crate::core::{Core, Delivery, Event, IpInfo, Ready, SocketId};
+use crate::datagram::{Datagram, DatagramSocket, Datagrams, Endpoint, ErrorReport, Kind, Membership, SendCall};
+use crate::hook::Filter;
+use crate::interface::{Address, InterfaceId};
+use crate::link::{Link, Loopback};
+use crate::packet::Packet;
+use crate::prefix::{Family, Prefix};
+use crate::wire::icmp::{v4, v6};
+use crate::wire::protocol;
+
+/// Rounds of one poll before it gives its caller a turn.
+const ROUNDS: usize = 64;
+
+/// A network namespace's whole network: devices, tables, sockets.
+///
+/// It dereferences to [`Core`] for what is not a socket: interfaces, routes, neighbours, settings, counters.
+pub struct Stack {
+    core: Core,
+    datagrams: Datagrams,
+}
+
+impl Deref for Stack {
+    type Target = Core;
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl DerefMut for Stack {
+    fn deref_mut(&mut self) -> &mut Core {
+        &mut self.core
+    }
+}
+
+impl Stack {
+    /// A stack with only `lo`, down. `key` must be secret: sequence numbers, ports and cookies come from it.
+    #[must_use]
+    pub fn new(config: Config, key: [u64; 2]) -> Stack {
+        let mut core = Core::new(config, key);
+        // The table is empty, so the name is free.
+        let _ = core.add_link("lo", Box::new(Loopback::default()));
+        Stack { core, datagrams: Datagrams::default() }
+    }
+
+    /// Adds a device under a name, up, with addresses.
+    pub fn attach(&mut self, name: &str, link: Box<dyn Link>, prefixes: &[Prefix]) -> Result<InterfaceId, Errno> {
+        let id = self.core.add_link(name, link)?;
+        self.core.set_up(id, true)?;
+        for prefix in prefixes {
+            self.core.add_address_at_once(id, Address::new(*prefix))?;
+        }
+        Ok(id)
+    }
+
+    /// Adds a packet filter behind those that are there.
+    pub fn add_filter(&mut self, filter: Box<dyn Filter>) {
+        self.core.filters.push(filter);
+    }
+
+    /// Moves everything that can be moved at `now_ns` (nanoseconds of a clock that never goes back) and answers when to call again at the
+    /// latest; `None` is when something arrives. An answer at or before `now_ns` says that there is more to do.
+    pub fn poll(&mut self, now_ns: u64) -> Option<u64> {
+        self.core.now_ns = self.core.now_ns.max(now_ns);
+        self.core.check_carriers();
+        self.poll_timers();
+        for _ in 0..ROUNDS {
+            let received = self.core.receive_all();
+            self.deliver_all();
+            let flushed = self.core.flush_queues();
+            if !received && !flushed {
+                self.poll_timers();
+                return self.next_deadline();
+            }
+        }
+        Some(self.core.now_ns)
+    }
+
+    fn poll_timers(&mut self) {
+        self.core.keep_house();
+        self.core.poll_neighbours();
+        self.core.poll_reassembly();
+        self.deliver_all();
+    }
+
+    fn next_deadline(&self) -> Option<u64> {
+        let house = Some(self.core.housekeeping_ns).filter(|at| *at != u64::MAX);
+        [house, self.core.neighbours.next_deadline(), self.core.reassembly.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Tells the time to calls that come before the next poll.
+    pub fn set_now(&mut self, now_ns: u64) {
+        self.core.now_ns = self.core.now_ns.max(now_ns);
+    }
+
+    fn deliver_all(&mut self) {
+        while let Some(delivery) = self.core.inbox.pop_front() {
+            match delivery {
+                Delivery::Packet(packet, info) => self.deliver_packet(packet, &info),
+                Delivery::Error(error) => self.datagrams.icmp_error(&mut self.core, &error),
+            }
+        }
+    }
+
+    fn deliver_packet(&mut self, packet: Packet, info: &IpInfo) {
+        let seen = self.datagrams.raw_input(&mut self.core, &packet, info);
+        match (info.protocol, info.dst.is_ipv4()) {
+            (protocol::UDP, _) => self.datagrams.udp_input(&mut self.core, packet, info),
+            (protocol::ICMP, true) | (protocol::ICMPV6, false) => {
+                self.datagrams.ping_input(&mut self.core, &packet, info);
+                self.core.icmp_input(&packet, info);
+            }
+            (protocol::IGMP, true) => self.core.igmp_input(&packet, info),
+            _ if seen => {}
+            (_, true) => {
+                self.core.statistics.ip[0].in_unknown_protocols += 1;
+                self.core.icmp_error(&packet, v4::UNREACHABLE, v4::unreachable::PROTOCOL, 0);
+            }
+            (_, false) => {
+                self.core.statistics.ip[1].in_unknown_protocols += 1;
+                let pointer = crate::wire::ipv6::walk(packet.bytes()).map_or(6, |walked| walked.next_header_at);
+                self.core.icmp_error(&packet, v6::PARAMETER, 1, pointer as u32);
+            }
+        }
+    }
+
+    /// Sockets that became ready for something since the last call: poll their state, wake their waiters.
+    pub fn take_ready(&mut self) -> BTreeMap<SocketId, Ready> {
+        self.core.take_ready()
+    }
+
+    /// What happened to interfaces, addresses, routes and neighbours since the last call.
+    pub fn take_events(&mut self) -> Vec<Event> {
+        self.core.take_events()
+    }
+}
+
+/// Datagram sockets: UDP, ping, raw.
+impl Stack {
+    /// A new socket.
+    pub fn datagram_open(&mut self, kind: Kind, family: Family) -> SocketId {
+        self.datagrams.open(&mut self.core, kind, family)
+    }
+
+    /// A new UDP socket.
+    pub fn udp_open(&mut self, family: Family) -> SocketId {
+        self.datagram_open(Kind::Udp, family)
+    }
+
+    /// The socket, to ask.
+    #[must_use]
+    pub fn datagram(&self, id: SocketId) -> Option<&DatagramSocket> {
+        self.datagrams.get(id)
+    }
+
+    /// The socket, to set options.
+    pub fn datagram_mut(&mut self, id: SocketId) -> Option<&mut DatagramSocket> {
+        self.datagrams.get_mut(id)
+    }
+
+    /// All datagram sockets (`/proc/net/udp`, `raw`, `icmp`).
+    pub fn datagram_sockets(&self) -> impl Iterator<Item = (SocketId, &DatagramSocket)> {
+        self.datagrams.iter()
+    }
+
+    /// bind(2): EINVAL when bound, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT.
+    pub fn datagram_bind(&mut self, id: SocketId, to: Endpoint) -> Result<(), Errno> {
+        self.datagrams.bind(&mut self.core, id, to)
+    }
+
+    /// connect(2); `None` dissolves the association.
+    pub fn datagram_connect(&mut self, id: SocketId, to: Option<Endpoint>) -> Result<(), Errno> {
+        self.datagrams.connect(&mut self.core, id, to)
+    }
+
+    /// sendto(2); never blocks.
+    pub fn datagram_send(&mut self, id: SocketId, data: &[u8], to: Option<Endpoint>, call: SendCall) -> Result<usize, Errno> {
+        self.datagrams.send_to(&mut self.core, id, data, to, call)
+    }
+
+    /// `UDP_CORK` off: sends what was held back.
+    pub fn datagram_uncork(&mut self, id: SocketId) -> Result<(), Errno> {
+        self.datagrams.uncork(&mut self.core, id)
+    }
+
+    /// recvfrom(2): EAGAIN when nothing is there, `None` after shutdown.
+    pub fn datagram_receive(&mut self, id: SocketId, peek: bool) -> Result<Option<Datagram>, Errno> {
+        self.datagrams.receive(&mut self.core, id, peek)
+    }
+
+    /// recvmsg(2) with `MSG_ERRQUEUE`.
+    pub fn datagram_receive_error(&mut self, id: SocketId) -> Result<ErrorReport, Errno> {
+        self.datagrams.receive_error(&mut self.core, id)
+    }
+
+    /// shutdown(2).
+    pub fn datagram_shutdown(&mut self, id: SocketId, read: bool, write: bool) -> Result<(), Errno> {
+        self.datagrams.shutdown(&mut self.core, id, read, write)
+    }
+
+    /// Joins a group.
+    pub fn datagram_join(&mut self, id: SocketId, membership: Membership) -> Result<(), Errno> {
+        self.datagrams.join(&mut self.core, id, membership)
+    }
+
+    /// Leaves a group.
+    pub fn datagram_leave(&mut self, id: SocketId, group: ::core::net::IpAddr, interface: InterfaceId) -> Result<(), Errno> {
+        self.datagrams.leave(&mut self.core, id, group, interface)
+    }
+
+    /// Adds a source to a membership's list, or takes it off.
+    pub fn datagram_set_source(
+        &mut self,
+        id: SocketId,
+        group: ::core::net::IpAddr,
+        interface: InterfaceId,
+        source: ::core::net::IpAddr,
+        listed: bool,
+    ) -> Result<(), Errno> {
+        self.datagrams.set_source(id, group, interface, source, listed)
+    }
+
+    /// close(2).
+    pub fn datagram_close(&mut self, id: SocketId) {
+        self.datagrams.close(&mut self.core, id);
+    }
+}

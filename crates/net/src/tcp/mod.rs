@@ -1,0 +1,4 @@
+//! TCP.
+
+pub mod congestion;
+pub mod seq;
