@@ -100,8 +100,6 @@ pub struct Poll {
 
 /// Output bytes pending below which poll says writable.
 const WAKEUP_BYTES: usize = 256;
-/// Echoes pending from which on they are processed before the batch ends.
-const ECHO_BATCH: usize = 256;
 
 /// A terminal's line discipline. See the crate's description.
 #[derive(Debug)]
@@ -111,7 +109,8 @@ pub struct LineDiscipline {
     special: [bool; 256],
     pub(crate) input: Input,
     echoes: EchoQueue,
-    echoes_since_processing: usize,
+    /// How many of the next received bytes were refused before, and looked at then for START and STOP.
+    looked_ahead: usize,
     pub(crate) out: Output,
     hold: Hold,
     /// The next byte is literal (LNEXT).
@@ -133,7 +132,7 @@ impl LineDiscipline {
             special,
             input: Input::default(),
             echoes: EchoQueue::default(),
-            echoes_since_processing: 0,
+            looked_ahead: 0,
             out: Output::new(output_capacity),
             hold,
             literal_next: false,
@@ -202,29 +201,62 @@ impl LineDiscipline {
     }
 
     /// Takes bytes that the hardware received. Returns how many were taken: the rest does not fit until something is read, and the caller
-    /// offers it again then.
+    /// offers it again then, before any other. START and STOP in the rest act at once, so that a full buffer can't hold them up, and not
+    /// again later.
+    /// When the caller drops the rest instead, it says so by [`forget_refused`](Self::forget_refused).
     pub fn receive(&mut self, bytes: &[u8]) -> (usize, Effects) {
         let mut effects = Effects::default();
         let mut taken = 0;
-        for &byte in bytes {
-            if self.true_room() == 0 {
-                if !self.line_overflows() {
-                    break;
-                }
-                if self.input.len() >= INPUT_BUFFER_BYTES {
-                    self.input.pop_editing();
-                }
+        loop {
+            let room = match self.true_room() {
+                0 if self.line_overflows() => 1,
+                room => room,
+            };
+            let rest = bytes.get(taken..).unwrap_or_default();
+            let batch = rest.get(..room).unwrap_or(rest);
+            if batch.is_empty() {
+                break;
             }
-            self.receive_byte(byte, &mut effects);
-            taken += 1;
-        }
-        if self.has(LocalFlags::ECHO) || self.has(LocalFlags::ECHONL) {
-            self.process_echoes(&mut effects);
+            self.receive_batch(batch, &mut effects);
+            taken += batch.len();
         }
         if !self.termios.reads_lines() && self.input.len() > 0 {
             effects.readable = true;
         }
+        self.look_ahead(bytes.get(taken..).unwrap_or_default(), &mut effects);
         (taken, effects)
+    }
+
+    fn receive_batch(&mut self, bytes: &[u8], effects: &mut Effects) {
+        for &byte in bytes {
+            self.receive_byte(byte, effects);
+            self.looked_ahead = self.looked_ahead.saturating_sub(1);
+        }
+        // A line that is too long loses its last byte again, so that its end can take that place.
+        if self.input.len() >= INPUT_BUFFER_BYTES && self.line_overflows() {
+            self.input.pop_editing();
+        }
+        if (self.has(LocalFlags::ECHO) || self.has(LocalFlags::ECHONL)) && self.echoes.commit_all() {
+            self.output_echoes(effects);
+        }
+    }
+
+    fn look_ahead(&mut self, refused: &[u8], effects: &mut Effects) {
+        let fresh = refused.get(self.looked_ahead..).unwrap_or_default();
+        if self.input_has(InputFlags::IXON) {
+            fresh.iter().for_each(|&byte| self.receive_flow(byte, effects));
+        }
+        self.looked_ahead = self.looked_ahead.max(refused.len());
+    }
+
+    /// Acts on a byte if it is START or STOP.
+    fn receive_flow(&mut self, byte: u8, effects: &mut Effects) {
+        if self.is_char(byte, ControlChar::Start) {
+            self.start_by_input(effects);
+            self.process_echoes(effects);
+        } else if self.is_char(byte, ControlChar::Stop) {
+            self.stop(effects);
+        }
     }
 
     /// Takes what the line reports besides good bytes, under IGNBRK, BRKINT, INPCK, IGNPAR and PARMRK.
@@ -300,16 +332,12 @@ impl LineDiscipline {
 
     /// A byte of the special map: flow control, then signals, then CR and NL mapping, then editing.
     fn receive_special(&mut self, byte: u8, effects: &mut Effects) {
-        if self.input_has(InputFlags::IXON) {
-            if self.is_char(byte, ControlChar::Start) {
-                self.start_by_input(effects);
-                self.process_echoes(effects);
-                return;
+        let controls_flow = self.is_char(byte, ControlChar::Start) || self.is_char(byte, ControlChar::Stop);
+        if self.input_has(InputFlags::IXON) && controls_flow {
+            if self.looked_ahead == 0 {
+                self.receive_flow(byte, effects);
             }
-            if self.is_char(byte, ControlChar::Stop) {
-                self.stop(effects);
-                return;
-            }
+            return;
         }
         if self.has(LocalFlags::ISIG) {
             for (which, signal) in
@@ -360,7 +388,7 @@ impl LineDiscipline {
     fn signal(&mut self, signal: Signal, effects: &mut Effects) {
         effects.signals.add(signal);
         if !self.has(LocalFlags::NOFLSH) {
-            self.clear_echoes();
+            self.echoes.clear();
             self.out.clear();
             self.clear_input();
             effects.input_flushed = true;
@@ -488,7 +516,7 @@ impl LineDiscipline {
     /// The terminal hangs up: everything that waits is gone, output runs, and `fresh` settings apply where the driver wants them.
     pub fn hang_up(&mut self, fresh: Option<Termios>) -> Effects {
         let mut effects = self.flush(Queue::Both);
-        self.clear_echoes();
+        self.echoes.clear();
         self.literal_next = false;
         self.stopped_by_program = false;
         self.start(&mut effects);
@@ -499,15 +527,15 @@ impl LineDiscipline {
         effects
     }
 
+    /// What was refused will not be offered again.
+    pub fn forget_refused(&mut self) {
+        self.looked_ahead = 0;
+    }
+
     /// Pending echoes and a pending LNEXT survive this on Linux.
     fn clear_input(&mut self) {
         self.input.clear();
         self.erasing = false;
-    }
-
-    fn clear_echoes(&mut self) {
-        self.echoes.clear();
-        self.echoes_since_processing = 0;
     }
 
     /// Takes a program's bytes for output. Returns how many were taken; fewer than given means the queue is full or output is stopped, and
@@ -618,20 +646,25 @@ impl LineDiscipline {
     }
 
     pub(crate) fn push_echo(&mut self, echo: Echo) {
-        self.echoes_since_processing += 1;
         self.echoes.push(echo);
     }
 
-    /// Processes echoes in the middle of a batch, so that the queue does not overflow in a long one.
+    /// Ends what one byte echoes.
     fn commit_echoes(&mut self, effects: &mut Effects) {
-        if self.echoes_since_processing >= ECHO_BATCH {
-            self.process_echoes(effects);
+        if self.echoes.commit() {
+            self.output_echoes(effects);
         }
     }
 
-    /// Outputs what is to be echoed, as far as output allows.
+    /// Outputs what was to be echoed before now.
     fn process_echoes(&mut self, effects: &mut Effects) {
-        self.echoes_since_processing = 0;
+        if self.echoes.commit_marked() {
+            self.output_echoes(effects);
+        }
+    }
+
+    /// Outputs what is committed, as far as output allows.
+    fn output_echoes(&mut self, effects: &mut Effects) {
         if self.may_output() {
             while let Some(echo) = self.echoes.front() {
                 if self.output_echo(echo).is_err() {

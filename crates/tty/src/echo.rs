@@ -33,37 +33,71 @@ impl Echo {
 
 /// From this many pending bytes on, the oldest echoes are dropped.
 const PENDING_LIMIT: usize = 4096 - 288;
+/// Echoes of a long batch are let out in blocks of this many bytes.
+const BLOCK: usize = 256;
 
+/// Echoes in order. The positions count weights since the queue was last empty of history, so that `tail <= committed <= head`.
 #[derive(Debug, Default)]
 pub(crate) struct EchoQueue {
     pending: VecDeque<Echo>,
-    weight: usize,
+    head: usize,
+    /// The end of the last echo that is whole: what a START lets out.
+    mark: usize,
+    /// The end of what may be output.
+    committed: usize,
+    tail: usize,
 }
 
 impl EchoQueue {
     pub fn push(&mut self, echo: Echo) {
-        self.weight += echo.weight();
+        self.head += echo.weight();
         self.pending.push_back(echo);
     }
 
+    /// Closes what one received byte echoes. Returns whether a block is full and is to be output now.
+    pub fn commit(&mut self) -> bool {
+        self.mark = self.head;
+        let pending = self.head - self.tail;
+        let full = pending >= BLOCK && pending % BLOCK <= (self.committed - self.tail) % BLOCK;
+        if full {
+            self.committed = self.head;
+        }
+        full
+    }
+
+    /// Lets out what was closed. Returns whether there is anything.
+    pub fn commit_marked(&mut self) -> bool {
+        let any = self.mark != self.tail;
+        if any {
+            self.committed = self.mark;
+        }
+        any
+    }
+
+    /// Lets out everything. Returns whether that is more than before.
+    pub fn commit_all(&mut self) -> bool {
+        std::mem::replace(&mut self.committed, self.head) != self.head
+    }
+
+    /// The next echo that may be output.
     pub fn front(&self) -> Option<Echo> {
-        self.pending.front().copied()
+        if self.tail < self.committed { self.pending.front().copied() } else { None }
     }
 
     pub fn pop(&mut self) {
         if let Some(echo) = self.pending.pop_front() {
-            self.weight -= echo.weight();
+            self.tail += echo.weight();
+            self.mark = self.mark.max(self.tail);
         }
     }
 
     pub fn clear(&mut self) {
-        self.pending.clear();
-        self.weight = 0;
+        *self = EchoQueue::default();
     }
 
     /// Drops the oldest echoes of a queue that nearly overflows.
     pub fn discard_excess(&mut self) {
-        while self.weight >= PENDING_LIMIT {
+        while self.committed - self.tail >= PENDING_LIMIT {
             self.pop();
         }
     }

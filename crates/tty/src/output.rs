@@ -48,6 +48,11 @@ impl Output {
         self.queue.as_slices().0
     }
 
+    /// Everything, to look at.
+    pub fn all(&mut self) -> &[u8] {
+        self.queue.make_contiguous()
+    }
+
     pub fn consume(&mut self, count: usize) {
         self.queue.drain(..count.min(self.queue.len()));
     }

@@ -158,7 +158,7 @@ impl PtyPair {
                 Side::Master => (&mut self.master.ld, &mut self.slave),
                 Side::Slave => (&mut self.slave.ld, &mut self.master),
             };
-            let pending = sender.peek_output();
+            let pending = sender.out.all();
             if pending.is_empty() {
                 receiver.choked = false;
                 break;
@@ -301,7 +301,9 @@ impl PtyPair {
         let mut effects = PtyEffects::default();
         if queue != Queue::Output {
             self.end_mut(side.other()).ld.out.clear();
-            self.end_mut(side).choked = false;
+            let end = self.end_mut(side);
+            end.choked = false;
+            end.ld.forget_refused();
             *wake(&mut effects, side.other()) = true;
         }
         let produced = self.end_mut(side).ld.flush(queue);

@@ -1,7 +1,7 @@
 //! Where scripts come from: one for each flag and character, conversations written by hand, and seeded chance.
 
 use tty::ioctl::{FlowControl, When};
-use tty::{InputFlags, LocalFlags, OutputFlags, Queue, Side, Termios};
+use tty::{ControlChar, InputFlags, LocalFlags, OutputFlags, Queue, Side, Termios};
 
 use super::script::{Script, Step, char_names, flag_names, parse, with};
 
@@ -161,6 +161,20 @@ fn text(chance: &mut Chance, words: usize) -> Vec<u8> {
     (0..=chance.below(words)).flat_map(|_| chance.pick(&WORDS).iter().copied()).collect()
 }
 
+/// Enough of one thing to fill buffers, now and then.
+fn bulk(chance: &mut Chance, most: usize) -> Vec<u8> {
+    let what = chance.pick(&[&b"x"[..], b"y", b"\xff", b"long line\n", b"\t", b"\x01", b"\xc3\xa9", b"\n"]);
+    let mut bytes = what.repeat(1 + chance.below(most) / what.len());
+    bytes.extend(text(chance, 4));
+    bytes
+}
+
+/// Whether the bytes flush output that they echoed themselves. In a long batch Linux may have moved some of that on by then, or not.
+fn flushes(termios: &Termios, bytes: &[u8]) -> bool {
+    let chars = [ControlChar::Intr, ControlChar::Quit, ControlChar::Susp].map(|which| termios.char(which));
+    termios.has(LocalFlags::ISIG) && bytes.iter().any(|&byte| chars.contains(&Some(byte)))
+}
+
 fn settings(chance: &mut Chance) -> Termios {
     let flags: Vec<&str> = flag_names().filter(|name| *name != "EXTPROC").collect();
     let mut termios = with(Termios::pty_slave(), chance.pick(&BASES.map(|base| base.1)));
@@ -197,15 +211,31 @@ pub fn random(seed: u64, packets: bool) -> Script {
     let chance = &mut chance;
     let mut steps = Vec::new();
     let mut slave_open = true;
+    let mut current = Termios::pty_slave();
+    let mut had_long_line = false;
     if packets && chance.one_in(8) {
         steps.push(Step::PacketMode(true));
     }
-    for _ in 0..6 + chance.below(16) {
-        let count = chance.pick(&[1, 2, 5, 10, 64, 100, 1000]);
+    let length = if chance.one_in(10) { 60 } else { 16 };
+    for _ in 0..6 + chance.below(length) {
+        let count = chance.pick(&[1, 2, 5, 10, 63, 64, 65, 100, 128, 1000, 5000]);
         let side = if chance.one_in(4) { Side::Master } else { Side::Slave };
         let step = match chance.below(100) {
-            0..12 => Step::Set(settings(chance), chance.pick(&[When::Now, When::Now, When::Drain, When::Flush])),
-            12..50 => Step::Write(Side::Master, text(chance, 12)),
+            0..12 => {
+                current = settings(chance);
+                Step::Set(current.clone(), chance.pick(&[When::Now, When::Now, When::Drain, When::Flush]))
+            }
+            12..14 => {
+                // On Linux, erasing a long line can overrun the echo buffer, and then old echoes come up again. That is not ours to repeat.
+                let canonical = current.has(LocalFlags::ICANON);
+                let bytes = bulk(chance, if canonical { 450 } else { 1500 });
+                if flushes(&current, &bytes) || (canonical && std::mem::replace(&mut had_long_line, true)) {
+                    continue;
+                }
+                Step::Write(Side::Master, bytes)
+            }
+            14 if slave_open => Step::Write(Side::Slave, bulk(chance, 1500)),
+            15..50 => Step::Write(Side::Master, text(chance, 12)),
             50..62 if slave_open => Step::Write(Side::Slave, text(chance, 12)),
             62..76 if slave_open => Step::Read(Side::Slave, count),
             76..88 => Step::Read(Side::Master, count),

@@ -33,7 +33,7 @@ const PATIENCE: &str = "UMLAUT_TTY_PATIENCE";
 
 /// Whether this machine has ptys for us.
 pub fn is_available() -> bool {
-    openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).is_ok()
+    openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).is_ok()
 }
 
 /// Whether packet mode can be turned on here: the one call that needs a helper, perl.
@@ -85,12 +85,12 @@ struct Ends {
 }
 
 fn open_slave(name: &str) -> Result<OwnedFd, Errno> {
-    rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK, Mode::empty())
+    rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
 }
 
 impl Recorder {
     fn run(&mut self, script: Script) -> Trace {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a master");
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a master");
         grantpt(&master).expect("grantpt");
         unlockpt(&master).expect("unlockpt");
         fcntl_setfl(&master, OFlags::NONBLOCK).expect("a master that doesn't block");
