@@ -1,6 +1,33 @@
-//! Processes, threads, signals, futexes, timers, exec.
+//! Processes, threads, signals, futexes, timers, wait, exec.
+//!
+//! Pure parts first: [`signal`] decides what happens next, [`tree`] keeps families as numbers, [`futex`] and [`credentials`] follow their rules.
+//! [`system`], [`process`] and [`task`] are the shared objects; [`current::Current`] is the running thread, and [`run`] is what the kernel's loop
+//! calls.
+//!
+//! What it is not: system calls' arguments (`syscall`), mapping and faults (`mm`), files (`vfs`).
 #![forbid(unsafe_code)]
 
+mod clone;
+pub mod credentials;
+pub mod current;
+mod exit;
 pub mod futex;
+pub mod memory;
+pub mod process;
+pub mod run;
 pub mod signal;
+pub mod system;
+pub mod task;
+pub mod timers;
 pub mod tree;
+mod wait;
+
+pub use clone::CloneRequest;
+pub use current::{Current, Shared};
+pub use process::Process;
+pub use run::{Next, Outcome, current_task};
+pub use system::{Hooks, Limits, System};
+pub use task::Task;
+
+/// A guest address space.
+pub type AddressSpace = dyn memory::Memory;

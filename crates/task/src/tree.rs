@@ -61,6 +61,11 @@ impl Node {
     pub fn is_dead(&self) -> bool {
         self.death.is_some()
     }
+    /// How it died.
+    #[must_use]
+    pub fn death(&self) -> Option<Death> {
+        self.death
+    }
 }
 
 /// What the death of a process changes around it.
@@ -349,6 +354,14 @@ impl Tree {
             }
         }
         aftermath
+    }
+
+    /// Takes a child that never ran out again.
+    pub fn withdraw(&mut self, pid: i32) {
+        if let Some(node) = self.nodes.get_mut(&pid) {
+            node.death = Some(Death { status: WaitStatus::Exited(0), uid: 0, usage: Rusage::default() });
+        }
+        self.reap(pid);
     }
 
     /// Forgets a zombie. Its number is free again, unless its group or session lives on.

@@ -1,0 +1,180 @@
+//! The running thread as only it may touch itself: its guest registers, and what its system call left behind to be restarted.
+//!
+//! A `Current` is made with its thread and moves to its fiber; whatever takes `&mut Current` runs on that fiber. Others see the [`Task`].
+
+use crate::AddressSpace;
+use crate::process::Process;
+use crate::system::System;
+use crate::task::{Resources, Task};
+use abi::{Restart, SysResult, WaitStatus};
+use platform::GuestThread;
+use std::sync::Arc;
+use vfs::{Caller, Credentials, FdTable, FsContext, MountNamespace};
+
+/// What restart_syscall(2) does in place of an interrupted call.
+pub type RestartBlock = Box<dyn FnOnce(&mut Current) -> SysResult<u64> + Send>;
+
+/// The system call that the thread is in, until its result is set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Call {
+    pub number: u64,
+    /// It was interrupted; the signal code decides.
+    pub restart: Option<Restart>,
+}
+
+/// The running thread.
+pub struct Current {
+    task: Arc<Task>,
+    pub(crate) thread: Box<dyn GuestThread>,
+    memory: Arc<AddressSpace>,
+    files: Arc<FdTable>,
+    fs: Arc<FsContext>,
+    namespace: Arc<MountNamespace>,
+    credentials: Arc<Credentials>,
+    pub(crate) restart_block: Option<RestartBlock>,
+    pub(crate) call: Option<Call>,
+    pub(crate) exiting: Option<WaitStatus>,
+}
+
+impl Current {
+    pub(crate) fn new(task: Arc<Task>, thread: Box<dyn GuestThread>, r: Shared) -> Current {
+        let credentials = task.credentials();
+        Current {
+            task,
+            thread,
+            memory: r.memory,
+            files: r.files,
+            fs: r.fs,
+            namespace: r.namespace,
+            credentials,
+            restart_block: None,
+            call: None,
+            exiting: None,
+        }
+    }
+
+    /// The thread as others see it.
+    #[must_use]
+    pub fn task(&self) -> &Arc<Task> {
+        &self.task
+    }
+    /// Its process.
+    #[must_use]
+    pub fn process(&self) -> &Arc<Process> {
+        self.task.process()
+    }
+    /// The machine.
+    #[must_use]
+    pub fn system(&self) -> &'static System {
+        self.task.system()
+    }
+    /// Its number.
+    #[must_use]
+    pub fn tid(&self) -> i32 {
+        self.task.tid()
+    }
+    /// Its process's number.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process().pid()
+    }
+    /// Its registers and vector state.
+    pub fn thread(&mut self) -> &mut dyn GuestThread {
+        &mut *self.thread
+    }
+    /// Its address space.
+    #[must_use]
+    pub fn memory(&self) -> &Arc<AddressSpace> {
+        &self.memory
+    }
+    /// Its descriptors.
+    #[must_use]
+    pub fn files(&self) -> &Arc<FdTable> {
+        &self.files
+    }
+    /// Its root, working directory and umask.
+    #[must_use]
+    pub fn fs(&self) -> &Arc<FsContext> {
+        &self.fs
+    }
+    /// Its mounts.
+    #[must_use]
+    pub fn namespace(&self) -> &Arc<MountNamespace> {
+        &self.namespace
+    }
+    /// Its identity.
+    #[must_use]
+    pub fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
+    }
+    /// What path operations have to know of it.
+    #[must_use]
+    pub fn caller(&self) -> Caller<'_> {
+        Caller {
+            vfs: self.system().vfs,
+            credentials: &self.credentials,
+            fs: &self.fs,
+            namespace: &self.namespace,
+            file_size_limit: self.process().rlimit(abi::Resource::Fsize).soft,
+        }
+    }
+    /// What it shares, each part present.
+    #[must_use]
+    pub fn shared(&self) -> Shared {
+        Shared { memory: self.memory.clone(), files: self.files.clone(), fs: self.fs.clone(), namespace: self.namespace.clone() }
+    }
+
+    /// A new identity.
+    pub fn set_credentials(&mut self, credentials: Credentials) {
+        let credentials = Arc::new(credentials);
+        self.task.set_credentials(credentials.clone());
+        self.process().exit_uid.store(credentials.uid, std::sync::atomic::Ordering::Relaxed);
+        self.credentials = credentials;
+    }
+    /// Other descriptors (unshare, exec).
+    pub fn set_files(&mut self, files: Arc<FdTable>) {
+        let old = self.task.resources.lock().files.replace(files.clone());
+        drop(old);
+        self.files = files;
+    }
+    /// Another root, working directory and umask (unshare).
+    pub fn set_fs(&mut self, fs: Arc<FsContext>) {
+        let old = self.task.resources.lock().fs.replace(fs.clone());
+        drop(old);
+        self.fs = fs;
+    }
+    /// Other mounts (unshare, setns).
+    pub fn set_namespace(&mut self, namespace: Arc<MountNamespace>) {
+        let old = self.task.resources.lock().namespace.replace(namespace.clone());
+        drop(old);
+        self.namespace = namespace;
+    }
+    /// Says how restart_syscall(2) goes on if no handler runs; the call then ends with [`Restart::Block`].
+    pub fn set_restart(&mut self, block: RestartBlock) {
+        self.restart_block = Some(block);
+    }
+    /// Takes what restart_syscall(2) has to run.
+    pub fn take_restart(&mut self) -> Option<RestartBlock> {
+        self.restart_block.take()
+    }
+}
+
+/// What a living thread shares with others or not.
+#[derive(Clone)]
+pub struct Shared {
+    pub memory: Arc<AddressSpace>,
+    pub files: Arc<FdTable>,
+    pub fs: Arc<FsContext>,
+    pub namespace: Arc<MountNamespace>,
+}
+
+impl Shared {
+    pub(crate) fn resources(&self) -> Resources {
+        Resources {
+            memory: Some(self.memory.clone()),
+            files: Some(self.files.clone()),
+            fs: Some(self.fs.clone()),
+            namespace: Some(self.namespace.clone()),
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! One thread as others see it. What only the running thread may touch is in [`crate::current::Current`].
+
+use crate::credentials;
+use crate::futex::RobustList;
+use crate::process::Process;
+use crate::system::System;
+use abi::{Errno, SigInfo, Signal};
+use ram::Charge;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use sync::{Fiber, SpinLock, WaitQueue};
+use vfs::{Capability, Credentials, FdTable, FsContext, MountNamespace};
+
+use crate::AddressSpace;
+
+/// Bytes charged for a thread: this object, its kernel stack, its place in tables.
+pub const TASK_COST: usize = 24 << 10;
+
+/// The name of a thread (`comm`): 15 bytes and a NUL.
+pub type Comm = [u8; 16];
+
+/// A name cut to what fits.
+#[must_use]
+pub fn comm_of(name: &[u8]) -> Comm {
+    let mut comm = [0; 16];
+    for (to, from) in comm.iter_mut().take(15).zip(name.iter().take_while(|b| **b != 0)) {
+        *to = *from;
+    }
+    comm
+}
+
+/// A vfork(2) child's promise to its parent.
+#[derive(Default)]
+pub struct VforkDone {
+    done: AtomicBool,
+    queue: WaitQueue,
+}
+
+impl VforkDone {
+    /// The child has another address space, or is dead.
+    pub fn complete(&self) {
+        self.done.store(true, Ordering::SeqCst);
+        self.queue.wake_all();
+    }
+    /// Waits for that. False when the waiting thread must die first.
+    pub(crate) fn wait(&self) -> bool {
+        self.queue.wait_interruptible(|| self.done.load(Ordering::SeqCst).then_some(())).is_ok()
+    }
+}
+
+/// Processor time and events of a thread.
+#[derive(Default)]
+pub struct Usage {
+    /// Time in guest code.
+    pub user_ns: AtomicU64,
+    pub minor_faults: AtomicU64,
+    pub major_faults: AtomicU64,
+    pub voluntary_switches: AtomicU64,
+    pub involuntary_switches: AtomicU64,
+}
+
+/// What a thread shares with others or not, one counted reference each. Absent once it has exited.
+#[derive(Clone, Default)]
+pub struct Resources {
+    pub memory: Option<Arc<AddressSpace>>,
+    pub files: Option<Arc<FdTable>>,
+    pub fs: Option<Arc<FsContext>>,
+    pub namespace: Option<Arc<MountNamespace>>,
+}
+
+/// A thread.
+pub struct Task {
+    tid: AtomicI32,
+    process: Arc<Process>,
+    fiber: OnceLock<Fiber>,
+    pub(crate) resources: SpinLock<Resources>,
+    credentials: SpinLock<Arc<Credentials>>,
+    comm: SpinLock<Comm>,
+    /// Address to clear and wake when the thread ends; 0: none.
+    pub clear_child_tid: AtomicU64,
+    robust_list: AtomicU64,
+    pub(crate) vfork: SpinLock<Option<Arc<VforkDone>>>,
+    /// It runs guest code now.
+    pub in_guest: AtomicBool,
+    pub usage: Usage,
+    /// sched(7): nice value, policy and real-time priority; kept, not obeyed.
+    pub nice: AtomicI32,
+    pub policy: AtomicI32,
+    pub priority: AtomicI32,
+    /// Timer slack, nanoseconds, prctl(2).
+    pub timer_slack_ns: AtomicU64,
+    /// Monotonic time of its birth.
+    pub started_at_ns: u64,
+    _charge: Charge,
+}
+
+impl Task {
+    pub(crate) fn new(
+        tid: i32,
+        process: Arc<Process>,
+        resources: Resources,
+        credentials: Arc<Credentials>,
+        comm: Comm,
+        nice: i32,
+    ) -> Result<Arc<Task>, Errno> {
+        let charge = process.system.ram.charge(TASK_COST).map_err(|_| Errno::ENOMEM)?;
+        process.system.account(credentials.uid).tasks.fetch_add(1, Ordering::Relaxed);
+        Ok(Arc::new(Task {
+            tid: AtomicI32::new(tid),
+            process,
+            fiber: OnceLock::new(),
+            resources: SpinLock::new(resources),
+            credentials: SpinLock::new(credentials),
+            comm: SpinLock::new(comm),
+            clear_child_tid: AtomicU64::new(0),
+            robust_list: AtomicU64::new(0),
+            vfork: SpinLock::new(None),
+            in_guest: AtomicBool::new(false),
+            usage: Usage::default(),
+            nice: AtomicI32::new(nice),
+            policy: AtomicI32::new(0),
+            priority: AtomicI32::new(0),
+            timer_slack_ns: AtomicU64::new(50_000),
+            started_at_ns: sync::monotonic_ns(),
+            _charge: charge,
+        }))
+    }
+
+    /// Its number, which execve(2) may change to the process's.
+    #[must_use]
+    pub fn tid(&self) -> i32 {
+        self.tid.load(Ordering::Relaxed)
+    }
+    /// The process that it is a thread of.
+    #[must_use]
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+    /// The machine.
+    #[must_use]
+    pub fn system(&self) -> &'static System {
+        self.process.system
+    }
+    /// Its fiber, once it runs.
+    #[must_use]
+    pub fn fiber(&self) -> Option<&Fiber> {
+        self.fiber.get()
+    }
+    pub(crate) fn set_fiber(&self, fiber: Fiber) {
+        // A thread has one fiber for life; it is told once.
+        let _ = self.fiber.set(fiber);
+    }
+    /// Its identity now.
+    #[must_use]
+    pub fn credentials(&self) -> Arc<Credentials> {
+        self.credentials.lock().clone()
+    }
+    /// A new identity; only the thread itself may do that.
+    pub(crate) fn set_credentials(&self, credentials: Arc<Credentials>) {
+        let old = {
+            let mut slot = self.credentials.lock();
+            std::mem::replace(&mut *slot, credentials.clone())
+        };
+        if old.uid != credentials.uid {
+            let system = self.process.system;
+            system.account(credentials.uid).tasks.fetch_add(1, Ordering::Relaxed);
+            system.account(old.uid).tasks.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    /// What it shares, as of now.
+    #[must_use]
+    pub fn resources(&self) -> Resources {
+        self.resources.lock().clone()
+    }
+    /// Its address space. ESRCH once it has exited.
+    pub fn memory(&self) -> Result<Arc<AddressSpace>, Errno> {
+        self.resources.lock().memory.clone().ok_or(Errno::ESRCH)
+    }
+    /// Its name.
+    #[must_use]
+    pub fn comm(&self) -> Comm {
+        *self.comm.lock()
+    }
+    /// Its name as text, for the log.
+    #[must_use]
+    pub fn comm_text(&self) -> String {
+        let comm = self.comm();
+        String::from_utf8_lossy(comm.split(|b| *b == 0).next().unwrap_or_default()).into_owned()
+    }
+    /// prctl(PR_SET_NAME), `/proc/PID/comm`, execve(2).
+    pub fn set_comm(&self, comm: Comm) {
+        *self.comm.lock() = comm;
+    }
+    /// Its robust list.
+    #[must_use]
+    pub fn robust_list(&self) -> RobustList {
+        RobustList { head: self.robust_list.load(Ordering::Relaxed) }
+    }
+    /// set_robust_list(2).
+    pub fn set_robust_list(&self, list: RobustList) {
+        self.robust_list.store(list.head, Ordering::Relaxed);
+    }
+
+    /// Time it has run, nanoseconds: in guest code and in all.
+    #[must_use]
+    pub fn cpu_time_ns(&self) -> (u64, u64) {
+        let user = self.usage.user_ns.load(Ordering::Relaxed);
+        let total = self.fiber().map_or(0, sync::sched::run_time_ns);
+        (user, total.max(user))
+    }
+
+    /// Whether a thread with `sender`'s identity may send `signal` to this one, kill(2).
+    pub fn may_signal(&self, sender: &Task, signal: Option<Signal>) -> Result<(), Errno> {
+        if Arc::ptr_eq(&self.process, &sender.process) {
+            return Ok(());
+        }
+        let (from, to) = (sender.credentials(), self.credentials());
+        if credentials::may_signal(&from, &to) || from.has(Capability::KILL) {
+            return Ok(());
+        }
+        if signal == Some(Signal::SIGCONT) && self.process.session() == sender.process.session() {
+            return Ok(());
+        }
+        Err(Errno::EPERM)
+    }
+
+    /// Sends a signal to this very thread.
+    pub fn signal(&self, info: SigInfo) -> Result<(), Errno> {
+        self.process.send(crate::signal::To::Thread(self.tid()), info)
+    }
+
+    /// Makes it notice a signal if it runs guest code elsewhere.
+    pub(crate) fn kick(&self) {
+        if let Some(fiber) = self.fiber()
+            && *fiber != sync::current()
+        {
+            self.process.system.hooks.kick(fiber);
+        }
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let uid = self.credentials.get_mut().uid;
+        self.process.system.account(uid).tasks.fetch_sub(1, Ordering::Relaxed);
+    }
+}
