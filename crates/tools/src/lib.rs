@@ -7,4 +7,5 @@
 
 pub mod backing;
 pub mod command_line;
+pub mod console;
 pub mod host_file;
