@@ -10,6 +10,7 @@
 mod anon;
 mod attachments;
 mod attributes;
+mod cache;
 mod credentials;
 mod dentry;
 mod device;
@@ -36,6 +37,7 @@ mod walk;
 pub use anon::{AnonInode, AnonKind};
 pub use attachments::Attachments;
 pub use attributes::SetTime;
+pub use cache::{PageCache, PageCaches, PageSource, ReadAhead};
 pub use credentials::{Capability, CapabilitySet, Credentials};
 pub use dentry::{Dentry, DentryCache, Name};
 pub use device::{Device, DeviceAction, DeviceInfo, DeviceKind, DeviceSubscriber, Devices};

@@ -1,6 +1,7 @@
 //! The machine's files as a whole: known file-system types, superblocks in use, the dentry cache, devices, the lock of the mount tree.
 
 use crate::anon::AnonMounts;
+use crate::cache::PageCaches;
 use crate::dentry::DentryCache;
 use crate::device::Devices;
 use crate::filesystem::{FileSystem, FileSystemType};
@@ -22,8 +23,10 @@ pub struct Vfs {
     next_anonymous: AtomicU32,
     /// Mounts that are shared or slaves, perhaps no longer.
     propagating: SpinLock<Vec<Weak<Mount>>>,
-    /// Who may come and go in the device registry.
+    /// Which drivers answer for which device numbers.
     pub devices: Devices,
+    /// Every page cache that has a disk behind it.
+    pub page_caches: Arc<PageCaches>,
     pub(crate) anon: AnonMounts,
     pub(crate) mount_lock: Mutex<()>,
     pub(crate) rename_lock: Mutex<()>,
@@ -46,6 +49,7 @@ impl Vfs {
             next_anonymous: AtomicU32::new(1),
             propagating: SpinLock::default(),
             devices: Devices::default(),
+            page_caches: PageCaches::new(ram),
             anon: AnonMounts::default(),
             mount_lock: Mutex::ranked(Rank::Mounts, ()),
             rename_lock: Mutex::ranked(Rank::Rename, ()),
