@@ -149,6 +149,13 @@ impl Vfs {
         Ok(Path { mount: mount.clone(), dentry })
     }
 
+    /// A path to a file that has no name in the tree of `mount`; `name` is what `/proc/PID/fd` shows.
+    pub fn detached_path(&self, mount: &Arc<Mount>, name: &[u8], inode: Arc<dyn Inode>) -> Result<Path, Errno> {
+        let dentry = self.dentries().new_detached(name, inode)?;
+        dentry.set_deleted();
+        Ok(Path { mount: mount.clone(), dentry })
+    }
+
     /// The path that all nameless files called `name` share: `anon_inode:[eventfd]`.
     pub fn anon_inode_path(&self, name: &'static str) -> Result<Path, Errno> {
         if let Some((_, path)) = self.anon.shared.lock().iter().find(|(known, _)| *known == name) {

@@ -204,6 +204,9 @@ impl Dentry {
     pub fn is_deleted(&self) -> bool {
         self.unhashed.load(Ordering::Acquire)
     }
+    pub(crate) fn set_deleted(&self) {
+        self.unhashed.store(true, Ordering::Release);
+    }
     /// Whether a mount may cover it.
     #[must_use]
     pub fn is_mountpoint(&self) -> bool {

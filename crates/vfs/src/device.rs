@@ -76,12 +76,19 @@ pub trait DeviceSubscriber: Send + Sync {
 type Majors = BTreeMap<(DeviceKind, u32), (String, Option<Arc<dyn Device>>)>;
 
 /// All devices of the machine.
-#[derive(Default)]
 pub struct Devices {
     devices: SpinLock<BTreeMap<(DeviceKind, DeviceNumber), DeviceInfo>>,
     majors: SpinLock<Majors>,
     /// Held while subscribers are told, so that they hear in order.
     telling: sync::Mutex<Telling>,
+}
+
+impl Default for Devices {
+    fn default() -> Devices {
+        // Outside of directories: subscribers make nodes.
+        let telling = sync::Mutex::ranked(sync::Rank::Mounts, Telling::default());
+        Devices { devices: SpinLock::default(), majors: SpinLock::default(), telling }
+    }
 }
 
 #[derive(Default)]

@@ -7,6 +7,7 @@
 //! What it is not: any file system (`fs`), tasks and signals (`task`), address spaces (`mm`; it meets them in [`UserMemory`], [`Pages`] and [`Mapper`]).
 #![forbid(unsafe_code)]
 
+mod acl;
 mod anon;
 mod attachments;
 mod attributes;
@@ -34,6 +35,7 @@ mod user;
 mod vfs;
 mod walk;
 
+pub use acl::{Acl, AclEntry, AclTag};
 pub use anon::{AnonInode, AnonKind};
 pub use attachments::Attachments;
 pub use attributes::SetTime;
