@@ -102,36 +102,24 @@ impl Input {
         count
     }
 
-    /// Moves bytes up to the end of the first line. Returns how many, and whether the line's end was consumed.
-    pub fn take_line(&mut self, buf: &mut [u8]) -> (usize, bool) {
+    /// Moves bytes up to the end of the first line. Returns how many.
+    ///
+    /// A line that fits exactly takes its end-of-file mark with it, or the next read would see an end of file that is none.
+    pub fn take_line(&mut self, buf: &mut [u8]) -> usize {
         let mut count = 0;
-        while self.lines > 0 {
-            let Some(&cell) = self.cells.front() else { break };
-            if cell.is_eof() {
-                self.cells.pop_front();
-                self.lines -= 1;
-                return (count, true);
+        while let Some(&cell) = self.cells.front().filter(|_| self.lines > 0) {
+            if !cell.is_eof() {
+                let Some(slot) = buf.get_mut(count) else { break };
+                *slot = cell.byte;
+                count += 1;
             }
-            let Some(slot) = buf.get_mut(count) else { break };
-            *slot = cell.byte;
-            count += 1;
             self.cells.pop_front();
             self.lines -= 1;
             if cell.ends_line {
-                return (count, true);
+                break;
             }
         }
-        (count, false)
-    }
-
-    /// The next byte to be read, and whether it is an end-of-file mark.
-    pub fn front(&self) -> Option<Cell> {
-        self.cells.front().copied()
-    }
-
-    /// Whether the next cell of the complete lines is an end of file.
-    pub fn eof_is_next(&self) -> bool {
-        self.lines > 0 && self.front().is_some_and(Cell::is_eof)
+        count
     }
 
     /// Bytes in complete lines that a reader would get, FIONREAD.

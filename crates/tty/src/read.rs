@@ -122,12 +122,7 @@ impl LineDiscipline {
     /// Moves what is there. Returns the end of the call, or `None` if VMIN wants more.
     pub(crate) fn read_step(&mut self, call: &mut ReadCall, buf: &mut [u8]) -> Option<Read> {
         if self.termios().reads_lines() {
-            let (count, ended) = self.input.take_line(buf.get_mut(call.filled..).unwrap_or_default());
-            call.filled += count;
-            // A line that fits exactly takes its end-of-file mark with it, or the next read would see an end of file that is none.
-            if !ended && call.filled == buf.len() && self.input.eof_is_next() {
-                self.input.take_line(&mut []);
-            }
+            call.filled += self.input.take_line(buf.get_mut(call.filled..).unwrap_or_default());
             return Some(Read::Done(call.filled));
         }
         let end = buf.len().min(CHUNK_BYTES);

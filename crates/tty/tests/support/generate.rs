@@ -199,6 +199,10 @@ fn settings(chance: &mut Chance) -> Termios {
         let value = chance.pick(&[0, b'x', b'o', b'\n', b'\r', b'\t', 0x08, 0xff, b' ', 0x7f, 0x04, 3]);
         termios = with(termios, &format!("{}={value}", chance.pick(&names)));
     }
+    if chance.one_in(8) {
+        // Everything but the speed.
+        termios.control ^= (chance.below(1 << 8) as u32) << 4;
+    }
     if chance.one_in(12) {
         termios = with(termios, "min=0 time=1");
     }

@@ -210,6 +210,7 @@ impl Ends {
         settings.input_modes = host::InputModes::from_bits_retain(wanted.input.bits());
         settings.output_modes = host::OutputModes::from_bits_retain(wanted.output.bits());
         settings.local_modes = host::LocalModes::from_bits_retain(wanted.local.bits());
+        settings.control_modes = host::ControlModes::from_bits_retain(wanted.control);
         for (index, byte) in CODES.into_iter().zip(wanted.chars) {
             settings.special_codes[index] = byte;
         }
@@ -230,7 +231,8 @@ impl Ends {
         for (index, slot) in CODES.into_iter().zip(&mut termios.chars) {
             *slot = settings.special_codes[index];
         }
-        Ok(format!("[{}] {:o}", words(&termios), settings.control_modes.bits()))
+        termios.control = settings.control_modes.bits();
+        Ok(format!("[{}]", words(&termios)))
     }
 }
 

@@ -120,7 +120,7 @@ impl Machine {
                 let effects = self.pair.set_termios(termios.clone());
                 ok(self, effects)
             }
-            Step::Get => format!("[{}] {:o}", words(self.pair.termios()), self.pair.termios().control),
+            Step::Get => format!("[{}]", words(self.pair.termios())),
             Step::Write(_, bytes) => {
                 let (written, effects) = self.pair.write(side, bytes);
                 self.apply(effects);

@@ -187,6 +187,10 @@ pub fn char_names() -> impl Iterator<Item = &'static str> {
 /// Applies words like `-ECHO`, `+IUTF8`, `min=3` to settings.
 pub fn with(mut termios: Termios, words: &str) -> Termios {
     for word in words.split_whitespace() {
+        if let Some(value) = word.strip_prefix("control=") {
+            termios.control = u32::from_str_radix(value, 8).expect("octal digits");
+            continue;
+        }
         if let Some((name, value)) = word.split_once('=') {
             let which = CHARS.iter().find(|char| char.0 == name).unwrap_or_else(|| panic!("no character {name}")).1;
             termios.set_char(which, value.parse().expect("a byte"));
@@ -228,6 +232,9 @@ pub fn words(termios: &Termios) -> String {
         if fresh.raw_char(which) != termios.raw_char(which) {
             words.push(format!("{name}={}", termios.raw_char(which)));
         }
+    }
+    if fresh.control != termios.control {
+        words.push(format!("control={:o}", termios.control));
     }
     words.join(" ")
 }
