@@ -2,4 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod cpio;
+pub mod devices;
+pub mod devtmpfs;
 pub mod tmpfs;

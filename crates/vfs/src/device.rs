@@ -30,6 +30,13 @@ pub trait Device: Send + Sync {
     }
 }
 
+/// A driver that is a closure: a device that is there for everybody, or that depends on who asks (`/dev/tty`).
+impl<F: Fn(&Open<'_>) -> SysResult<Arc<dyn FileOps>> + Send + Sync> Device for F {
+    fn open(&self, open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
+        self(open)
+    }
+}
+
 /// A device as the registry knows it.
 #[derive(Clone)]
 pub struct DeviceInfo {
@@ -44,6 +51,19 @@ pub struct DeviceInfo {
     /// More lines of uevents and `/sys/.../uevent`: `DEVTYPE=disk`.
     pub properties: Vec<(String, String)>,
     pub device: Arc<dyn Device>,
+}
+
+impl DeviceInfo {
+    /// A character device of a class, without more properties.
+    #[must_use]
+    pub fn char(number: DeviceNumber, name: &str, mode: u32, class: &'static str, device: Arc<dyn Device>) -> DeviceInfo {
+        DeviceInfo { kind: DeviceKind::Char, number, name: name.to_owned(), mode, class, properties: Vec::new(), device }
+    }
+    /// A disk or partition.
+    #[must_use]
+    pub fn block(number: DeviceNumber, name: &str, mode: u32, device: Arc<dyn Device>) -> DeviceInfo {
+        DeviceInfo { kind: DeviceKind::Block, number, name: name.to_owned(), mode, class: "block", properties: Vec::new(), device }
+    }
 }
 
 /// What happened to a device.

@@ -6,6 +6,7 @@ use crate::dentry::DentryCache;
 use crate::device::Devices;
 use crate::filesystem::{FileSystem, FileSystemType};
 use crate::flags::MountFlags;
+use crate::klog::KernelLog;
 use crate::mount::{Mount, Propagation, SuperBlock};
 use crate::types::DeviceNumber;
 use abi::Errno;
@@ -27,6 +28,8 @@ pub struct Vfs {
     pub devices: Devices,
     /// Every page cache that has a disk behind it.
     pub page_caches: Arc<PageCaches>,
+    /// The kernel's log.
+    pub log: KernelLog,
     pub(crate) anon: AnonMounts,
     pub(crate) mount_lock: Mutex<()>,
     pub(crate) rename_lock: Mutex<()>,
@@ -50,6 +53,7 @@ impl Vfs {
             propagating: SpinLock::default(),
             devices: Devices::default(),
             page_caches: PageCaches::new(ram),
+            log: KernelLog::default(),
             anon: AnonMounts::default(),
             mount_lock: Mutex::ranked(Rank::Mounts, ()),
             rename_lock: Mutex::ranked(Rank::Rename, ()),
