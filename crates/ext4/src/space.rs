@@ -118,16 +118,14 @@ impl Filesystem {
     }
 
     fn punch(&self, ino: u32, first: u64, end: u64) -> Result<()> {
-        while first < end {
-            let done = self.update(UNMAP_CREDITS, |core| {
+        let mut done = first >= end;
+        while !done {
+            done = self.update(UNMAP_CREDITS, |core| {
                 let mut inode = core.regular(ino)?;
                 let done = core.unmap_step(&mut inode, first, end)?;
                 core.write_inode(&mut inode)?;
                 Ok(done)
             })?;
-            if done {
-                break;
-            }
         }
         Ok(())
     }
