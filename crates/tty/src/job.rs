@@ -223,40 +223,51 @@ impl Control {
     }
 
     /// TIOCNOTTY: the caller gives up its controlling terminal; a session leader does so for its whole session, and the foreground group
-    /// gets SIGHUP and SIGCONT. `is_pty`: other terminals hang up instead. A caller that leads nothing gives up only its own.
+    /// gets SIGHUP and SIGCONT. A caller that leads nothing gives up only its own. Nothing hangs up.
     ///
     /// # Errors
     /// ENOTTY: not the caller's controlling terminal.
-    pub fn give_up(&mut self, caller: &Caller, is_pty: bool) -> Result<Farewell, Errno> {
+    pub fn release(&mut self, caller: &Caller) -> Result<Farewell, Errno> {
         if !caller.controls_this {
             return Err(Errno::ENOTTY);
         }
         if !caller.is_session_leader {
             return Ok(Farewell::default());
         }
-        if !is_pty {
-            return Ok(self.hang_up_session());
-        }
-        let mut farewell = Farewell { released_session: self.session, ..Farewell::default() };
-        if let Some(group) = self.foreground {
-            farewell.signals = vec![(Target::Group(group), Signal::SIGHUP), (Target::Group(group), Signal::SIGCONT)];
-        }
-        *self = Control::default();
-        Ok(farewell)
+        Ok(self.part_from_session(&[Signal::SIGHUP, Signal::SIGCONT]))
     }
 
-    /// The session's leader exits while it has this terminal: the terminal hangs up, and the foreground group gets SIGHUP.
+    /// As [`release`](Self::release): the kind of terminal makes no difference.
+    ///
+    /// # Errors
+    /// As `release`.
+    pub fn give_up(&mut self, caller: &Caller, _is_pty: bool) -> Result<Farewell, Errno> {
+        self.release(caller)
+    }
+
+    /// The session's leader exits while it has this terminal, which is no pty: the terminal hangs up, and the foreground group gets SIGHUP.
     pub fn leader_exits(&mut self) -> Farewell {
-        self.hang_up_session()
-    }
-
-    fn hang_up_session(&mut self) -> Farewell {
         let foreground = self.foreground;
         let mut farewell = self.hang_up();
         farewell.remembered_group = None;
         if let Some(group) = foreground {
             farewell.signals.push((Target::Group(group), Signal::SIGHUP));
         }
+        farewell
+    }
+
+    /// The session's leader exits while it has this pty slave: the foreground group gets SIGHUP, and the slave stays as it is, so that a
+    /// background job can still write to it.
+    pub fn pty_leader_exits(&mut self) -> Farewell {
+        self.part_from_session(&[Signal::SIGHUP])
+    }
+
+    fn part_from_session(&mut self, signals: &[Signal]) -> Farewell {
+        let mut farewell = Farewell { released_session: self.session, ..Farewell::default() };
+        if let Some(group) = self.foreground {
+            farewell.signals = signals.iter().map(|&signal| (Target::Group(group), signal)).collect();
+        }
+        *self = Control::default();
         farewell
     }
 

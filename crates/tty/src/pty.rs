@@ -408,12 +408,10 @@ impl PtyPair {
         self.hang_up_slave()
     }
 
-    /// The slave hangs up: vhangup(2), the session leader's exit, or the master's close. Its files that are open now are dead: from now on
-    /// the caller answers for them (reads give 0, the rest EIO), and does not [`close`](Self::close) them. While the master is open, the
-    /// slave can be opened anew, with fresh settings.
+    /// The slave hangs up: vhangup(2), TIOCVHANGUP, or the master's close. Not when its session's leader exits. What it buffers is gone and
+    /// its settings are fresh. Its files that are open now are dead: from now on the caller answers for them (reads give 0, the rest EIO),
+    /// but still counts their [`close`](Self::close). While the master is open, the slave can be opened anew.
     pub fn hang_up_slave(&mut self) -> PtyEffects {
-        self.slave.opens = 0;
-        self.master.other_closed = true;
         let mut effects = PtyEffects { wake_master: true, wake_slave: true, hang_up: true, ..PtyEffects::default() };
         let produced = self.slave.ld.hang_up(Some(Termios::pty_slave()));
         self.absorb(Side::Slave, produced, &mut effects);

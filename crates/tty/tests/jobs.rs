@@ -45,12 +45,9 @@ const ACTIONS: [&str; 12] = [
 const LEADER: i32 = 100;
 const ACTOR: i32 = 200;
 
-/// What the library says of a case.
-fn decide(position: &str, action: &str) -> String {
-    let mut control = Control::new();
-    let in_session = !position.starts_with("elsewhere");
-    let leads = position == "elsewhere-leading";
-    let leader = Caller {
+/// The leader of a session that has no terminal yet.
+fn fresh_leader() -> Caller {
+    Caller {
         session: LEADER,
         group: LEADER,
         is_session_leader: true,
@@ -60,7 +57,15 @@ fn decide(position: &str, action: &str) -> String {
         shuns_ttou: false,
         is_orphaned: true,
         is_admin: false,
-    };
+    }
+}
+
+/// What the library says of a case.
+fn decide(position: &str, action: &str) -> String {
+    let mut control = Control::new();
+    let in_session = !position.starts_with("elsewhere");
+    let leads = position == "elsewhere-leading";
+    let leader = fresh_leader();
     assert_eq!(control.acquire(&leader, false, true), Ok(None));
     let actor = Caller {
         session: if in_session { LEADER } else { ACTOR },
@@ -285,6 +290,7 @@ fn the_watcher_watches() {
     let Some(directory) = directory() else { return };
     let name = std::env::var(CASE).expect("a name");
     let mut signals = Signals::new([Signal::SIGHUP.number(), Signal::SIGCONT.number()]).expect("handlers");
+    let _slave = open_slave(&directory);
     fs::write(directory.join(format!("{name}.ready")), "").expect("a file");
     let started = Instant::now();
     let mut got = Vec::new();
@@ -305,6 +311,9 @@ fn the_leader_exits() {
     rustix::process::setsid().expect("a session");
     let slave = open_slave(&directory);
     rustix::process::ioctl_tiocsctty(&slave).expect("a controlling terminal");
+    let mut settings = rustix::termios::tcgetattr(&slave).expect("settings");
+    settings.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON);
+    rustix::termios::tcsetattr(&slave, OptionalActions::Now, &settings).expect("settings");
     let mut signals = Signals::new([Signal::SIGHUP.number(), Signal::SIGCONT.number()]).expect("handlers");
     for name in ["front", "back"] {
         let child = again("the_watcher_watches", &directory, name).process_group(0).spawn().expect("a watcher");
@@ -345,17 +354,7 @@ fn names(signals: &[(Target, Signal)], target: Target) -> String {
 /// A session with leader [`LEADER`] whose foreground group is [`ACTOR`].
 fn session() -> Control {
     let mut control = Control::new();
-    let mut leader = Caller {
-        session: LEADER,
-        group: LEADER,
-        is_session_leader: true,
-        controls_this: false,
-        has_terminal: false,
-        shuns_ttin: false,
-        shuns_ttou: false,
-        is_orphaned: true,
-        is_admin: false,
-    };
+    let mut leader = fresh_leader();
     assert_eq!(control.acquire(&leader, false, true), Ok(None));
     (leader.controls_this, leader.has_terminal) = (true, true);
     assert_eq!(control.set_foreground(&leader, ACTOR, Some(LEADER)), Ok(()));
@@ -363,12 +362,14 @@ fn session() -> Control {
 }
 
 #[test]
-fn when_the_session_leader_exits_the_foreground_group_hears_of_it_and_the_terminal_hangs_up() {
+fn when_the_session_leader_exits_the_foreground_group_hears_of_it_and_a_pty_stays_as_it_is() {
     let Some((master, directory)) = stage("exit") else { return };
+    rustix::fs::fcntl_setfl(&master, OFlags::NONBLOCK).expect("a master that doesn't block");
     let mut leader = again("the_leader_exits", &directory, "").spawn().expect("the leader");
     assert!(leader.wait().expect("the leader").success());
-    // With the leader gone the slave is hung up, though the watchers live: a master reads EIO at once.
+    // The watchers still have it open.
     let read = rustix::io::read(&master, &mut [0; 10]);
+    let settings = rustix::termios::tcgetattr(open_slave(&directory)).expect("settings");
     thread::sleep(Duration::from_millis(50));
     fs::write(directory.join("over"), "").expect("a file");
     let got = ["front", "back"].map(|name| {
@@ -376,11 +377,21 @@ fn when_the_session_leader_exits_the_foreground_group_hears_of_it_and_the_termin
         fs::read_to_string(directory.join(format!("{name}.got"))).expect("signals")
     });
     let _ = fs::remove_dir_all(&directory);
-    let farewell = session().leader_exits();
-    assert!(farewell.hang_up);
-    assert_eq!(read.map_err(Errno::raw_os_error), Err(abi::Errno::EIO.raw()));
+    let mut control = session();
+    let farewell = control.pty_leader_exits();
+    assert_eq!((farewell.hang_up, control.session()), (false, None));
+    assert_eq!(read.map_err(Errno::raw_os_error), Err(abi::Errno::EAGAIN.raw()));
+    assert!(!settings.local_modes.contains(LocalModes::ECHO), "the settings stay");
     assert_eq!(got[0], names(&farewell.signals, Target::Group(ACTOR)), "the foreground group");
     assert_eq!(got[1], "", "the background group");
+}
+
+#[test]
+fn when_the_session_leader_exits_a_terminal_that_is_no_pty_hangs_up() {
+    let farewell = session().leader_exits();
+    assert!(farewell.hang_up);
+    assert_eq!(names(&farewell.signals, Target::Group(ACTOR)), "SIGHUP");
+    assert_eq!(farewell.released_session, Some(LEADER));
 }
 
 #[test]
@@ -403,4 +414,90 @@ fn when_the_master_closes_the_leader_hears_of_it_and_the_foreground_group_when_t
     let later = tty::job::leader_exits_later(farewell.remembered_group);
     assert_eq!(front, names(&later, Target::Group(ACTOR)), "the foreground group");
     assert_eq!(back, "", "the background group");
+}
+
+/// A session leader in perl, for the ioctls that have no safe function. It prints a line for each thing that it does to the slave `$ARGV[0]`.
+const PERL_LEADER: &str = r#"
+    use Fcntl;
+    $| = 1;
+    my @got;
+    $SIG{HUP} = sub { push @got, 'SIGHUP' };
+    $SIG{CONT} = sub { push @got, 'SIGCONT' };
+    sub owns { my $group = pack('i', 0); ioctl($_[0], 0x540f, $group) ? (unpack('i', $group) == getpgrp() ? 'mine' : 'not mine') : $! + 0 }
+    sysopen(my $writer, $ARGV[0], O_WRONLY) or die; print 'open for writing: ', owns($writer), "\n";
+    print 'acquire through it: ', (ioctl($writer, 0x540e, 0) ? 'ok' : $! + 0), "\n" if $>;
+    sysopen(my $quiet, $ARGV[0], O_RDWR | O_NOCTTY) or die; print 'open with O_NOCTTY: ', owns($quiet), "\n";
+    sysopen(my $slave, $ARGV[0], O_RDWR) or die; print 'open: ', owns($slave), "\n";
+    print 'acquire again: ', (ioctl($slave, 0x540e, 0) ? 'ok' : $! + 0), "\n";
+    print 'give up: ', (ioctl($slave, 0x5422, 0) ? 'ok' : $! + 0), "\n";
+    print 'signals: ', join(' ', sort @got), "\n";
+    print 'give up again: ', (ioctl($slave, 0x5422, 0) ? 'ok' : $! + 0), "\n";
+    print 'write still: ', (syswrite($slave, 'x') // $! + 0), "\n";
+"#;
+
+#[test]
+fn a_terminal_is_acquired_by_open_and_given_up_as_on_this_host() {
+    let Some((master, directory)) = stage("give-up") else { return };
+    let slave = fs::read_to_string(directory.join("slave")).expect("a name");
+    let output = Command::new("setsid").args(["-w", "perl", "-e", PERL_LEADER, &slave]).stdin(Stdio::null()).output();
+    let _ = fs::remove_dir_all(&directory);
+    drop(master);
+    let Ok(output) = output else { return };
+    let linux = String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.contains("through it")).collect::<Vec<_>>().join("\n");
+
+    let mut control = Control::new();
+    let mut caller = fresh_leader();
+    let owns = |control: &Control, caller: &Caller| match control.foreground_for(caller) {
+        Ok(LEADER) => "mine".to_owned(),
+        Ok(_) => "not mine".to_owned(),
+        Err(errno) => errno.raw().to_string(),
+    };
+    let mut library = Vec::new();
+    caller.controls_this = control.acquire_by_open(&caller, false);
+    library.push(format!("open for writing: {}", owns(&control, &caller)));
+    library.push(format!("open with O_NOCTTY: {}", owns(&control, &caller)));
+    caller.controls_this = control.acquire_by_open(&caller, true);
+    caller.has_terminal = caller.controls_this;
+    library.push(format!("open: {}", owns(&control, &caller)));
+    library.push(format!(
+        "acquire again: {}",
+        control.acquire(&caller, false, true).map_or_else(|errno| errno.raw().to_string(), |_| "ok".into())
+    ));
+    let farewell = control.release(&caller).expect("it is the caller's");
+    (caller.controls_this, caller.has_terminal) = (false, false);
+    assert_eq!((farewell.released_session, farewell.hang_up), (Some(LEADER), false));
+    library.push("give up: ok".to_owned());
+    library.push(format!("signals: {}", names(&farewell.signals, Target::Group(LEADER))));
+    let again = control.release(&caller).map_or_else(|errno| errno.raw().to_string(), |_| "ok".to_owned());
+    library.push(format!("give up again: {again}"));
+    library.push("write still: 1".to_owned());
+    assert_eq!(linux, library.join("\n"), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn only_an_administrator_who_leads_a_session_without_a_terminal_steals_one() {
+    let thief = Caller { session: ACTOR, group: ACTOR, is_admin: true, ..fresh_leader() };
+    assert_eq!(session().acquire(&thief, false, true), Err(abi::Errno::EPERM));
+    assert_eq!(session().acquire(&Caller { is_admin: false, ..thief }, true, true), Err(abi::Errno::EPERM));
+    assert_eq!(session().acquire(&Caller { is_session_leader: false, ..thief }, true, true), Err(abi::Errno::EPERM));
+    assert_eq!(session().acquire(&Caller { has_terminal: true, ..thief }, true, true), Err(abi::Errno::EPERM));
+    let mut control = session();
+    assert_eq!(control.acquire(&thief, true, true), Ok(Some(LEADER)));
+    assert_eq!((control.session(), control.foreground()), (Some(ACTOR), Some(ACTOR)));
+}
+
+#[test]
+fn the_foreground_group_is_set_within_the_session_only() {
+    let mut caller = Caller { controls_this: true, has_terminal: true, ..fresh_leader() };
+    let table = [
+        (ACTOR, Some(LEADER), Ok(())),
+        (ACTOR, Some(ACTOR), Err(abi::Errno::EPERM)),
+        (ACTOR, None, Err(abi::Errno::ESRCH)),
+        (-1, None, Err(abi::Errno::EINVAL)),
+    ];
+    for (group, group_session, expected) in table {
+        assert_eq!(session().set_foreground(&caller, group, group_session), expected, "{group}");
+    }
+    caller.controls_this = false;
+    assert_eq!(session().set_foreground(&caller, LEADER, Some(LEADER)), Err(abi::Errno::ENOTTY));
 }

@@ -103,7 +103,7 @@ impl Machine {
             },
             Step::CloseSlave => {
                 self.slave_open = false;
-                let effects = if self.slave_dead { PtyEffects::default() } else { self.pair.close(Side::Slave) };
+                let effects = self.pair.close(Side::Slave);
                 ok(self, effects)
             }
             Step::CloseMaster => {
