@@ -51,6 +51,8 @@ pub(crate) enum Who {
     Guest,
     /// The kernel copies: the page table must have it, and the stub must not show anything else.
     Kernel,
+    /// The same for a debugger, whom the rights of private pages do not stop.
+    Debugger,
 }
 
 /// What kind of change resolves the fault.
@@ -176,7 +178,8 @@ impl Tables {
             let grows = self.vmas.at_or_above(page).is_some_and(|above| above.flags.contains(VmaFlags::GROWSDOWN));
             return if grows { Step::Grow } else { Step::Fail(FaultError::NO_MAPPING) };
         };
-        if !allows(vma.rights, access) {
+        let forced = who == Who::Debugger && (access != Access::Write || !vma.is_shared());
+        if !allows(vma.rights, access) && !forced {
             return Step::Fail(FaultError::NO_RIGHT);
         }
         let write = access == Access::Write;
@@ -187,7 +190,7 @@ impl Tables {
             }
             if !write || !pte.has(Pte::GUARDED) {
                 return match who {
-                    Who::Kernel => Step::Done,
+                    Who::Kernel | Who::Debugger => Step::Done,
                     Who::Guest => Step::Fill(self.plan(Kind::Map, vma, page, scarce)),
                 };
             }
@@ -435,7 +438,10 @@ impl AddressSpace {
             released.push(*old);
             let fresh = Pte::new(*new, pte.rights(), Pte::DIRTY | Pte::ACCESSED);
             *pte = fresh;
-            if own.has(Pte::MAPPED) {
+            if own.has(Pte::MAPPED) && fresh.host_protection().is_empty() {
+                batch.unmap(page, page + 1);
+                *pte = fresh.with(Pte::BUSY);
+            } else if own.has(Pte::MAPPED) {
                 // The stub still shows the old frame. Until it shows the new one, nobody may look at either through the kernel.
                 batch.map(page, *new, fresh.host_protection());
                 *pte = fresh.mapped().with(Pte::BUSY);

@@ -9,12 +9,14 @@
 //! proc(5).
 #![forbid(unsafe_code)]
 
+mod advise;
 mod batch;
 mod fault;
 mod fork;
 mod map;
 mod object;
 mod protect;
+mod remap;
 mod shared;
 mod space;
 mod stats;
@@ -22,8 +24,10 @@ mod table;
 mod user;
 mod vma;
 
+pub use advise::{Advice, Sync};
 pub use fault::FaultError;
 pub use map::{Changed, Deferred, HostRun, MapFlags, Mapping};
+pub use remap::RemapFlags;
 pub use shared::SharedMemory;
 pub use space::{AddressSpace, Layout, Limits, SpaceId};
 pub use stats::{Smaps, Usage, VmaInfo};

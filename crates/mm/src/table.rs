@@ -106,6 +106,10 @@ impl Pte {
     pub fn writable(self) -> bool {
         self.is_present() && !self.has(Pte::BUSY | Pte::GUARDED) && self.rights().contains(Protection::WRITE)
     }
+    /// Whether a store that need not heed the rights may go to the frame.
+    pub fn own(self) -> bool {
+        self.is_present() && !self.has(Pte::BUSY | Pte::GUARDED) && (!self.has(Pte::OBJECT) || self.rights().contains(Protection::WRITE))
+    }
     fn kind(self) -> usize {
         if !self.has(Pte::OBJECT) {
             0

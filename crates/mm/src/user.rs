@@ -25,7 +25,18 @@ pub enum FutexKey {
 
 impl AddressSpace {
     /// Goes through `addr..addr+len` page by page with `visit(pfn, offset in page, bytes done, bytes)`; answers how far it got.
-    fn walk(&self, addr: u64, len: usize, access: Access, mut visit: impl FnMut(Pfn, usize, usize, usize)) -> Result<usize, Errno> {
+    fn walk(&self, addr: u64, len: usize, access: Access, visit: impl FnMut(Pfn, usize, usize, usize)) -> Result<usize, Errno> {
+        self.walk_as(Who::Kernel, addr, len, access, visit)
+    }
+
+    fn walk_as(
+        &self,
+        who: Who,
+        addr: u64,
+        len: usize,
+        access: Access,
+        mut visit: impl FnMut(Pfn, usize, usize, usize),
+    ) -> Result<usize, Errno> {
         let mut done = 0;
         while done < len {
             let at = addr.wrapping_add(done as u64);
@@ -39,7 +50,12 @@ impl AddressSpace {
                     let at = addr + done as u64;
                     let page = at >> PAGE_SHIFT;
                     let pte = tables.pages.get(page);
-                    let ready = if access == Access::Write { pte.writable() } else { pte.readable() };
+                    let ready = match (who, access) {
+                        (Who::Debugger, Access::Write) => pte.own(),
+                        (Who::Debugger, _) => pte.is_present() && !pte.has(Pte::BUSY),
+                        (_, Access::Write) => pte.writable(),
+                        _ => pte.readable(),
+                    };
                     if done == len || !ready || page >= TASK_PAGES {
                         break;
                     }
@@ -53,7 +69,7 @@ impl AddressSpace {
                     done += n;
                 }
             }
-            if done == before && self.bring_in(at >> PAGE_SHIFT, access, Who::Kernel).is_err() {
+            if done == before && self.bring_in(at >> PAGE_SHIFT, access, who).is_err() {
                 break;
             }
         }
@@ -109,6 +125,24 @@ impl AddressSpace {
     /// away meanwhile. How far that holds, in bytes.
     pub fn prefault(&self, addr: u64, len: usize, access: Access) -> Result<usize, Errno> {
         self.walk(addr, len, access, |_, _, _, _| {})
+    }
+
+    /// A debugger's way in, ptrace(2) and `/proc/PID/mem`: reads whatever the rights say. As far as anything is mapped; EFAULT if nothing is.
+    pub fn read_forced(&self, addr: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        self.walk_as(Who::Debugger, addr, buffer.len(), Access::Read, |pfn, offset, done, n| {
+            if let Some(part) = buffer.get_mut(done..done + n) {
+                self.ram.read(pfn, offset, part);
+            }
+        })
+    }
+
+    /// The same for writing: a private page gets a copy of its own though it is read-only; a shared one must be writable.
+    pub fn write_forced(&self, addr: u64, data: &[u8]) -> Result<usize, Errno> {
+        self.walk_as(Who::Debugger, addr, data.len(), Access::Write, |pfn, offset, done, n| {
+            if let Some(part) = data.get(done..done + n) {
+                self.ram.write(pfn, offset, part);
+            }
+        })
     }
 
     /// Why a copy that failed did: as a guest's own access there would fail.

@@ -197,6 +197,17 @@ impl VmaTree {
         let from = self.find(first).map_or(first, |vma| vma.first);
         self.vmas.range(from..end.max(from)).map(|(_, vma)| vma)
     }
+    /// Whether every page of `first..end` is in some mapping.
+    pub fn covers(&self, first: u64, end: u64) -> bool {
+        let mut at = first;
+        for vma in self.overlapping(first, end) {
+            if vma.first > at {
+                return false;
+            }
+            at = vma.end;
+        }
+        at >= end
+    }
     /// How many mappings more there are once there is a boundary at `first` and at `end`.
     pub fn splits(&self, first: u64, end: u64) -> usize {
         [first, end].into_iter().filter(|page| self.find(*page).is_some_and(|vma| vma.first < *page)).count()

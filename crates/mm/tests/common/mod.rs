@@ -165,6 +165,8 @@ pub struct File {
     pub cache: Mutex<BTreeMap<u64, Frame>>,
     pub dirty: Mutex<std::collections::BTreeSet<u64>>,
     pub len: Mutex<u64>,
+    /// What was written back.
+    disk: Mutex<BTreeMap<u64, Vec<u8>>>,
     mappers: Mutex<Vec<Weak<dyn Mapper>>>,
     pub reads: AtomicUsize,
 }
@@ -177,6 +179,7 @@ impl File {
             cache: Mutex::default(),
             dirty: Mutex::default(),
             len: Mutex::new(len_pages),
+            disk: Mutex::default(),
             mappers: Mutex::default(),
             reads: AtomicUsize::new(0),
         })
@@ -193,13 +196,20 @@ impl File {
     pub fn truncate(&self, len_pages: u64) {
         *self.len.lock().unwrap() = len_pages;
         let gone = self.cache.lock().unwrap().split_off(&len_pages);
+        drop(self.disk.lock().unwrap().split_off(&len_pages));
+        drop(self.dirty.lock().unwrap().split_off(&len_pages));
         self.each_mapper(|mapper| mapper.unmap_object(self.id, len_pages, u64::MAX, true));
         drop(gone);
     }
     /// Write-back: every dirty page becomes clean.
     pub fn write_back(&self) {
-        self.dirty.lock().unwrap().clear();
+        let dirty = std::mem::take(&mut *self.dirty.lock().unwrap());
         self.each_mapper(|mapper| mapper.write_protect_object(self.id, 0, u64::MAX));
+        for index in dirty {
+            let mut page = vec![0; PAGE as usize];
+            self.cache.lock().unwrap()[&index].read(0, &mut page);
+            self.disk.lock().unwrap().insert(index, page);
+        }
     }
     /// Reclaim: drops clean pages that nobody uses once they are unmapped.
     pub fn shrink(&self) -> usize {
@@ -225,7 +235,10 @@ impl Pages for File {
         }
         self.reads.fetch_add(1, Ordering::Relaxed);
         let frame = self.ram.alloc()?;
-        frame.fill(0, PAGE as usize, (index + 1) as u8);
+        match self.disk.lock().unwrap().get(&index) {
+            Some(page) => frame.write(0, page),
+            None => frame.fill(0, PAGE as usize, (index + 1) as u8),
+        }
         let mut cache = self.cache.lock().unwrap();
         if write {
             self.dirty.lock().unwrap().insert(index);
