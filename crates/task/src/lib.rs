@@ -7,6 +7,7 @@
 //! What it is not: system calls' arguments (`syscall`), mapping and faults (`mm`), files (`vfs`).
 #![forbid(unsafe_code)]
 
+pub mod clock;
 mod clone;
 pub mod credentials;
 pub mod current;

@@ -212,6 +212,28 @@ impl Process {
         }
     }
 
+    /// Makes every other thread leave guest code for a moment, so that all have seen what memory held before (membarrier(2)).
+    pub fn stop_briefly(&self, caller: &Task) {
+        let inside: Vec<(Arc<Task>, u64)> = self
+            .threads()
+            .into_iter()
+            .filter(|t| !std::ptr::eq(&**t, caller) && t.in_guest.load(Ordering::SeqCst))
+            .map(|t| {
+                let exits = t.usage.exits.load(Ordering::SeqCst);
+                (t, exits)
+            })
+            .collect();
+        for (task, _) in &inside {
+            task.kick();
+        }
+        for (task, exits) in inside {
+            let left = || !task.in_guest.load(Ordering::SeqCst) || task.usage.exits.load(Ordering::SeqCst) != exits;
+            while !left() {
+                sync::park(Some(sync::monotonic_ns() + 50_000));
+            }
+        }
+    }
+
     /// Ends the whole process with `status`, unless its end is decided already. Returns at once.
     pub fn start_group_exit(&self, status: WaitStatus) {
         let wake = self.signals().start_group_exit(status);

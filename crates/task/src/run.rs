@@ -95,7 +95,8 @@ impl Current {
         self.task().in_guest.store(true, Ordering::Relaxed);
         let exit = self.thread.resume();
         let task = self.task();
-        task.in_guest.store(false, Ordering::Relaxed);
+        task.in_guest.store(false, Ordering::SeqCst);
+        task.usage.exits.fetch_add(1, Ordering::SeqCst);
         task.usage.user_ns.fetch_add(sync::monotonic_ns().saturating_sub(before), Ordering::Relaxed);
         exit
     }
@@ -406,5 +407,33 @@ impl crate::system::System {
         let name = victim.any_thread().map(|t| t.comm_text()).unwrap_or_default();
         self.hooks.log(&format!("Out of memory: Killed process {} ({name})", victim.pid()));
         victim.kill_forcibly();
+    }
+}
+
+impl Current {
+    /// Replaces the thread's signal mask (sigprocmask(2)).
+    pub fn set_signal_mask(&mut self, mask: SigSet) {
+        let wake = self.process().signals().set_mask(self.tid(), mask).1;
+        self.process().kick(&wake);
+    }
+
+    /// Runs `call` under another signal mask, as sigsuspend(2), ppoll(2) and their kin do. If it is interrupted the mask stays until the signal is
+    /// delivered, and comes back then.
+    pub fn with_signal_mask<R>(&mut self, mask: Option<SigSet>, call: impl FnOnce(&mut Current) -> abi::SysResult<R>) -> abi::SysResult<R> {
+        let Some(mask) = mask else { return call(self) };
+        let tid = self.tid();
+        let (old, wake) = self.process().signals().set_mask(tid, mask);
+        self.process().kick(&wake);
+        let result = call(self);
+        let interrupted = matches!(result, Err(SysError::Restart(_) | SysError::Errno(Errno::EINTR)));
+        let mut signals = self.process().signals();
+        if interrupted && let Some(thread) = signals.thread_mut(tid) {
+            thread.saved_mask = Some(old);
+            return result;
+        }
+        let wake = signals.set_mask(tid, old).1;
+        drop(signals);
+        self.process().kick(&wake);
+        result
     }
 }

@@ -12,7 +12,7 @@ use abi::{Errno, RLIM_INFINITY, RLIM_NLIMITS, Resource, Rlimit, SigInfo, WaitSta
 use platform::Platform;
 use ram::Ram;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, Weak};
 use sync::{Fiber, Rank, SpinLock};
 use vfs::Vfs;
@@ -55,6 +55,14 @@ impl Limits {
     }
 }
 
+/// What reboot(2) asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Power {
+    Halt,
+    Off,
+    Restart,
+}
+
 /// What the kernel's wiring does for tasks.
 pub trait Hooks: Send + Sync {
     /// Runs a new thread's loop (`kernel::run`) on a fiber of its own. EAGAIN, ENOMEM.
@@ -67,6 +75,12 @@ pub trait Hooks: Send + Sync {
     fn log(&self, line: &str);
     /// The first process has died: the machine can't go on.
     fn init_died(&self, status: WaitStatus);
+    /// reboot(2): the machine ends, or begins again. May return; the caller's process goes on until it does not.
+    fn power(&self, power: Power);
+    /// What the kernel log holds, for syslog(2).
+    fn read_log(&self) -> Vec<u8> {
+        Vec::new()
+    }
     /// Writes a core file for the process of `current`, if its limits allow one. Whether it did.
     fn dump_core(&self, _current: &mut Current, _info: &SigInfo) -> bool {
         false
@@ -136,6 +150,8 @@ pub struct System {
     pub names: SpinLock<Names>,
     /// Monotonic time at which the machine was started: `CLOCK_BOOTTIME` and `/proc/uptime` count from it.
     pub started_at_ns: u64,
+    /// What clock_settime(2) has added to the host's real-time clock.
+    pub(crate) realtime_offset_ns: AtomicI64,
     /// Processes made since then, for `/proc/stat`.
     pub forks: AtomicU64,
     table: SpinLock<Table>,
@@ -166,6 +182,7 @@ impl System {
                 version: b"#1 SMP PREEMPT_DYNAMIC".to_vec(),
             }),
             started_at_ns: sync::monotonic_ns(),
+            realtime_offset_ns: AtomicI64::new(0),
             forks: AtomicU64::new(0),
             table: SpinLock::ranked(Rank::Processes, table),
             users: SpinLock::default(),

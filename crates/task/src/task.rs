@@ -53,6 +53,8 @@ impl VforkDone {
 pub struct Usage {
     /// Time in guest code.
     pub user_ns: AtomicU64,
+    /// How often it has left guest code.
+    pub exits: AtomicU64,
     pub minor_faults: AtomicU64,
     pub major_faults: AtomicU64,
     pub voluntary_switches: AtomicU64,

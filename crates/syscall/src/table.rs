@@ -1,0 +1,232 @@
+//! The table: number, family, name, and the types of the arguments. `arch/x86/entry/syscalls/syscall_64.tbl` has the numbers.
+
+use crate::args::{Answer, Argument, Fd, UserAddr, UserRef};
+use crate::{credentials, futex, process, resource, sched, signal, system, time, unimplemented};
+use abi::{AltStack, Errno, Rlimit, Rusage, SigAction, Timespec, Timeval};
+use task::{Current, Outcome};
+
+macro_rules! table {
+    ($($number:literal => $family:ident::$name:ident($($arg:ident: $ty:ty),*);)*) => {
+        fn dispatch(current: &mut Current, number: u64, args: [u64; 6]) -> Option<Outcome> {
+            let mut registers = args.into_iter();
+            Some(match number {
+                $($number => {
+                    $(let $arg = match <$ty as Argument>::from_raw(registers.next().unwrap_or(0)) {
+                        Ok(value) => value,
+                        Err(errno) => return Some(Outcome::Error(errno.into())),
+                    };)*
+                    Answer::outcome($family::$name(current, $($arg),*))
+                })*
+                _ => return None,
+            })
+        }
+
+        /// The name of a call that has a handler.
+        fn handled_name(number: u64) -> Option<&'static str> {
+            match number {
+                $($number => Some(stringify!($name)),)*
+                _ => None,
+            }
+        }
+
+        #[cfg(test)]
+        const NUMBERS: &[(u64, &str)] = &[$(($number, stringify!($name))),*];
+    };
+}
+
+/// Calls that an unconfigured kernel answers with something else than ENOSYS, or that we name in the log.
+macro_rules! absent {
+    ($($number:literal => $name:ident $errno:ident;)*) => {
+        fn absent(number: u64) -> Option<(&'static str, Errno)> {
+            match number {
+                $($number => Some((stringify!($name), Errno::$errno)),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+table! {
+     13 => signal::rt_sigaction(signal: i32, new: Option<UserRef<SigAction>>, old: Option<UserRef<SigAction>>, size: usize);
+     14 => signal::rt_sigprocmask(how: u32, set: Option<UserRef<u64>>, old: Option<UserRef<u64>>, size: usize);
+     15 => signal::rt_sigreturn();
+     24 => sched::sched_yield();
+     34 => signal::pause();
+     35 => time::nanosleep(request: UserRef<Timespec>, remaining: Option<UserRef<Timespec>>);
+     39 => process::getpid();
+     56 => process::clone(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64);
+     57 => process::fork();
+     58 => process::vfork();
+     60 => process::exit(status: i32);
+     61 => process::wait4(pid: i32, status: Option<UserRef<i32>>, options: u32, rusage: Option<UserRef<Rusage>>);
+     62 => process::kill(pid: i32, signal: i32);
+     63 => system::uname(to: UserRef<[u8; 390]>);
+     96 => time::gettimeofday(to: Option<UserRef<Timeval>>, zone: Option<UserRef<[i32; 2]>>);
+     97 => resource::getrlimit(resource: u32, to: UserRef<Rlimit>);
+     98 => resource::getrusage(who: i32, to: UserRef<Rusage>);
+     99 => system::sysinfo(to: UserRef<system::Sysinfo>);
+    100 => resource::times(to: Option<UserRef<[i64; 4]>>);
+    102 => credentials::getuid();
+    103 => system::syslog(action: u32, to: UserAddr, len: i32);
+    104 => credentials::getgid();
+    105 => credentials::setuid(uid: u32);
+    106 => credentials::setgid(gid: u32);
+    107 => credentials::geteuid();
+    108 => credentials::getegid();
+    109 => process::setpgid(pid: i32, group: i32);
+    110 => process::getppid();
+    111 => process::getpgrp();
+    112 => process::setsid();
+    113 => credentials::setreuid(real: u32, effective: u32);
+    114 => credentials::setregid(real: u32, effective: u32);
+    115 => credentials::getgroups(size: i32, list: UserRef<u32>);
+    116 => credentials::setgroups(size: usize, list: UserRef<u32>);
+    117 => credentials::setresuid(real: u32, effective: u32, saved: u32);
+    118 => credentials::getresuid(real: UserRef<u32>, effective: UserRef<u32>, saved: UserRef<u32>);
+    119 => credentials::setresgid(real: u32, effective: u32, saved: u32);
+    120 => credentials::getresgid(real: UserRef<u32>, effective: UserRef<u32>, saved: UserRef<u32>);
+    121 => process::getpgid(pid: i32);
+    122 => credentials::setfsuid(uid: u32);
+    123 => credentials::setfsgid(gid: u32);
+    124 => process::getsid(pid: i32);
+    125 => credentials::capget(header: UserRef<credentials::CapHeader>, data: UserAddr);
+    126 => credentials::capset(header: UserRef<credentials::CapHeader>, data: UserRef<credentials::CapData>);
+    127 => signal::rt_sigpending(set: UserRef<u64>, size: usize);
+    128 => signal::rt_sigtimedwait(set: UserRef<u64>, info: UserAddr, timeout: Option<UserRef<Timespec>>, size: usize);
+    129 => signal::rt_sigqueueinfo(pid: i32, signal: i32, info: UserRef<[u8; 128]>);
+    130 => signal::rt_sigsuspend(set: UserRef<u64>, size: usize);
+    131 => signal::sigaltstack(new: Option<UserRef<AltStack>>, old: Option<UserRef<AltStack>>);
+    135 => process::personality(persona: u32);
+    140 => sched::getpriority(which: u32, who: i32);
+    141 => sched::setpriority(which: u32, who: i32, nice: i32);
+    142 => sched::sched_setparam(pid: i32, param: UserRef<i32>);
+    143 => sched::sched_getparam(pid: i32, param: UserRef<i32>);
+    144 => sched::sched_setscheduler(pid: i32, policy: i32, param: UserRef<i32>);
+    145 => sched::sched_getscheduler(pid: i32);
+    146 => sched::sched_get_priority_max(policy: i32);
+    147 => sched::sched_get_priority_min(policy: i32);
+    148 => sched::sched_rr_get_interval(pid: i32, to: UserRef<Timespec>);
+    153 => process::vhangup();
+    157 => system::prctl(option: i32, a: u64, b: u64, c: u64, d: u64);
+    158 => process::arch_prctl(operation: u32, addr: u64);
+    160 => resource::setrlimit(resource: u32, from: UserRef<Rlimit>);
+    164 => time::settimeofday(from: Option<UserRef<Timeval>>, zone: u64);
+    169 => system::reboot(magic: u32, magic2: u32, command: u32, argument: u64);
+    170 => system::sethostname(from: UserAddr, len: i32);
+    171 => system::setdomainname(from: UserAddr, len: i32);
+    186 => process::gettid();
+    200 => process::tkill(tid: i32, signal: i32);
+    201 => time::time(to: Option<UserRef<i64>>);
+    202 => futex::futex(addr: UserAddr, op: u32, value: u32, fourth: u64, second: UserAddr, value3: u32);
+    203 => sched::sched_setaffinity(pid: i32, len: usize, mask: UserAddr);
+    204 => sched::sched_getaffinity(pid: i32, len: usize, mask: UserAddr);
+    218 => process::set_tid_address(addr: UserAddr);
+    219 => signal::restart_syscall();
+    227 => time::clock_settime(clock: i32, from: UserRef<Timespec>);
+    228 => time::clock_gettime(clock: i32, to: UserRef<Timespec>);
+    229 => time::clock_getres(clock: i32, to: Option<UserRef<Timespec>>);
+    230 => time::clock_nanosleep(clock: i32, flags: u32, request: UserRef<Timespec>, remaining: Option<UserRef<Timespec>>);
+    231 => process::exit_group(status: i32);
+    234 => process::tgkill(pid: i32, tid: i32, signal: i32);
+    247 => process::waitid(kind: u32, id: i32, info: UserAddr, options: u32, rusage: Option<UserRef<Rusage>>);
+    272 => process::unshare(flags: u64);
+    273 => process::set_robust_list(head: UserAddr, len: usize);
+    274 => process::get_robust_list(tid: i32, head: UserRef<u64>, len: UserRef<u64>);
+    297 => signal::rt_tgsigqueueinfo(pid: i32, tid: i32, signal: i32, info: UserRef<[u8; 128]>);
+    302 => resource::prlimit64(pid: i32, resource: u32, new: Option<UserRef<Rlimit>>, old: Option<UserRef<Rlimit>>);
+    308 => process::setns(fd: Fd, kind: i32);
+    309 => sched::getcpu(cpu: Option<UserRef<u32>>, node: Option<UserRef<u32>>);
+    312 => process::kcmp(first: i32, second: i32, kind: u32, a: u64, b: u64);
+    318 => system::getrandom(to: UserAddr, len: usize, flags: u32);
+    324 => sched::membarrier(command: u32, flags: u32, cpu: i32);
+    435 => process::clone3(args: UserAddr, size: usize);
+    449 => futex::futex_waitv(words: UserRef<futex::FutexWaitv>, count: u32, flags: u32, timeout: Option<UserRef<Timespec>>, clock: i32);
+}
+
+absent! {
+     41 => socket EAFNOSUPPORT;
+     53 => socketpair EAFNOSUPPORT;
+    101 => ptrace ENOSYS;
+    134 => uselib ENOSYS;
+    136 => ustat ENOSYS;
+    139 => sysfs ENOSYS;
+    154 => modify_ldt ENOSYS;
+    156 => _sysctl ENOSYS;
+    163 => acct ENOSYS;
+    172 => iopl EPERM;
+    173 => ioperm EPERM;
+    174 => create_module ENOSYS;
+    175 => init_module ENOSYS;
+    176 => delete_module ENOSYS;
+    179 => quotactl ENOSYS;
+    205 => set_thread_area ENOSYS;
+    206 => io_setup ENOSYS;
+    211 => get_thread_area ENOSYS;
+    237 => mbind ENOSYS;
+    238 => set_mempolicy ENOSYS;
+    239 => get_mempolicy ENOSYS;
+    246 => kexec_load ENOSYS;
+    248 => add_key ENOSYS;
+    249 => request_key ENOSYS;
+    250 => keyctl ENOSYS;
+    251 => ioprio_set ENOSYS;
+    252 => ioprio_get ENOSYS;
+    298 => perf_event_open ENOSYS;
+    300 => fanotify_init ENOSYS;
+    305 => clock_adjtime ENOSYS;
+    313 => finit_module ENOSYS;
+    317 => seccomp ENOSYS;
+    320 => kexec_file_load ENOSYS;
+    321 => bpf ENOSYS;
+    323 => userfaultfd ENOSYS;
+    329 => pkey_mprotect ENOSYS;
+    330 => pkey_alloc ENOSYS;
+    331 => pkey_free ENOSYS;
+    334 => rseq ENOSYS;
+    425 => io_uring_setup ENOSYS;
+    444 => landlock_create_ruleset ENOSYS;
+    447 => memfd_secret ENOSYS;
+}
+
+/// Runs a system call.
+pub fn call(current: &mut Current, number: u64, args: [u64; 6]) -> Outcome {
+    if let Some(outcome) = dispatch(current, number, args) {
+        return outcome;
+    }
+    let enosys = unimplemented::answer(current, number);
+    Outcome::Error(absent(number).map_or(enosys, |(_, errno)| errno).into())
+}
+
+/// The name of a call, with a handler or without.
+#[must_use]
+pub fn name(number: u64) -> Option<&'static str> {
+    handled_name(number).or_else(|| absent(number).map(|(name, _)| name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_headers() {
+        use abi::raw::general as raw;
+        for (name, number) in [
+            ("exit_group", raw::__NR_exit_group),
+            ("futex", raw::__NR_futex),
+            ("rt_sigaction", raw::__NR_rt_sigaction),
+            ("clone3", raw::__NR_clone3),
+            ("prlimit64", raw::__NR_prlimit64),
+            ("getrandom", raw::__NR_getrandom),
+        ] {
+            assert_eq!(super::name(u64::from(number)), Some(name));
+        }
+    }
+
+    #[test]
+    fn no_number_is_there_twice_and_they_ascend() {
+        assert!(NUMBERS.windows(2).all(|pair| pair[0].0 < pair[1].0), "the table is sorted by number");
+        for (number, name) in NUMBERS {
+            assert!(absent(*number).is_none(), "{name} is absent and present");
+        }
+    }
+}
