@@ -5,6 +5,7 @@
 use abi::{Errno, SysError, SysResult};
 use std::marker::PhantomData;
 use task::{Current, Outcome};
+use vfs::UserMemory;
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use task::futex::{ROBUST_HEAD_LEN, RobustList};
 use task::tree::Waited;
 use task::{CloneRequest, Current, Outcome};
-use vfs::Capability;
+use vfs::{Capability, UserMemory};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// exit(2), of one thread.

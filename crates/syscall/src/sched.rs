@@ -5,7 +5,7 @@ use abi::{Errno, NS_PER_SEC, SysResult, Timespec};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use task::{Current, Task};
-use vfs::Capability;
+use vfs::{Capability, UserMemory};
 
 const SCHED_FIFO: i32 = 1;
 const SCHED_RR: i32 = 2;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use task::credentials::securebits;
 use task::task::comm_of;
 use task::{Current, system::Power};
-use vfs::Capability;
+use vfs::{Capability, UserMemory};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of each field of `struct new_utsname`.

@@ -11,7 +11,7 @@ use platform::{GuestThread, SpaceGone};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use sync::SpinLock;
-use vfs::{Capability, Credentials};
+use vfs::{Capability, Credentials, UserMemory};
 
 /// What clone(2) or clone3(2) asks for. Addresses; 0 is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -126,11 +126,13 @@ impl Current {
         if !free && tasks >= self.process().rlimit(Resource::Nproc).soft { Err(Errno::EAGAIN) } else { Ok(()) }
     }
 
-    fn share(&self, flags: CloneFlags) -> Result<Shared, Errno> {
+    fn share(&mut self, flags: CloneFlags) -> Result<Shared, Errno> {
         let mut shared = self.shared();
         if !flags.contains(CloneFlags::VM) {
             let space = self.system().platform.new_space()?;
-            shared.memory = self.memory().fork(space)?;
+            let regs = self.thread.regs().map_err(gone)?;
+            // What parent and child touch first.
+            shared.memory = self.memory().fork(space, &[regs.rip, regs.rsp, regs.fs_base])?;
         }
         if !flags.contains(CloneFlags::FILES) {
             shared.files = self.files().fork()?;

@@ -2,11 +2,11 @@
 //!
 //! A `Current` is made with its thread and moves to its fiber; whatever takes `&mut Current` runs on that fiber. Others see the [`Task`].
 
-use crate::AddressSpace;
 use crate::process::Process;
 use crate::system::System;
 use crate::task::{Resources, Task};
 use abi::{Restart, SysResult, WaitStatus};
+use mm::AddressSpace;
 use platform::GuestThread;
 use std::sync::Arc;
 use vfs::{Caller, Credentials, FdTable, FsContext, MountNamespace};

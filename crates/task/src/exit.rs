@@ -9,6 +9,7 @@ use abi::{SigInfo, Signal, WaitStatus};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use sync::Events;
+use vfs::UserMemory;
 
 /// Signals to send once the table's lock is released.
 #[derive(Default)]
@@ -198,7 +199,7 @@ impl System {
         };
         let total = self.ram.frames() as i64;
         let score = |p: &Arc<Process>| {
-            let resident = p.memory().map(|m| m.resident_pages() as i64)?;
+            let resident = p.memory().map(|m| m.badness() as i64)?;
             Some(resident + i64::from(p.oom_score_adj.load(Ordering::Relaxed)) * total / 1000)
         };
         candidates

@@ -13,7 +13,6 @@ pub mod credentials;
 pub mod current;
 mod exit;
 pub mod futex;
-pub mod memory;
 pub mod process;
 pub mod run;
 pub mod signal;
@@ -29,6 +28,3 @@ pub use process::Process;
 pub use run::{Next, Outcome, current_task};
 pub use system::{Hooks, Limits, System};
 pub use task::Task;
-
-/// A guest address space.
-pub type AddressSpace = dyn memory::Memory;

@@ -2,13 +2,13 @@
 //!
 //! Relations between processes are numbers in the table's tree; this is the object behind a number. It outlives its threads as a zombie.
 
-use crate::AddressSpace;
 use crate::signal::{Actions, Sent, Signals, Slot, ThreadSignals, To};
 use crate::system::System;
 use crate::task::{Comm, Task};
 use crate::tree::Death;
 use abi::siginfo::code;
 use abi::{Errno, RLIM_NLIMITS, Resource, Rlimit, Rusage, SaFlags, SigFields, SigInfo, Signal, Timeval, WaitStatus};
+use mm::AddressSpace;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use sync::{Events, Rank, SpinLock, WaitQueue};

@@ -22,18 +22,19 @@
 //! restart code reaches a guest.
 
 use crate::current::{Call, Current};
-use crate::memory::FaultError;
 use crate::process::Process;
 use crate::signal::frame::{self, FRAME_LEN, FXSAVE_LEN, Frame, Stack};
 use crate::signal::{Delivery, Resumption, resumption};
 use abi::arch::Regs;
 use abi::siginfo::{SIG_DFL, code};
 use abi::{AltStack, Errno, Restart, SigAction, SigInfo, SigSet, Signal, SysError, WaitStatus};
+use mm::FaultError;
 use platform::{Access, Exit, SpaceGone};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 use sync::SpinLock;
+use vfs::UserMemory;
 
 /// How a system call ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use sync::{Fiber, SpinLock, WaitQueue};
 use vfs::{Capability, Credentials, FdTable, FsContext, MountNamespace};
 
-use crate::AddressSpace;
+use mm::AddressSpace;
 
 /// Bytes charged for a thread: this object, its kernel stack, its place in tables.
 pub const TASK_COST: usize = 24 << 10;

@@ -26,14 +26,7 @@ use sync::{SpinLock, WaitError, WaitQueue};
 /// Matches every waiter (`FUTEX_BITSET_MATCH_ANY`).
 pub const ANY: u32 = u32::MAX;
 
-/// What makes two futex words the same.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Key {
-    /// A word of one address space.
-    Private { space: u64, addr: u64 },
-    /// A word of a file's or shared memory's page, wherever it is mapped.
-    Shared { object: u64, page: u64, offset: u32 },
-}
+pub use mm::FutexKey as Key;
 
 /// Guest memory as futexes need it. Addresses are multiples of 4.
 pub trait FutexMemory {
@@ -43,6 +36,18 @@ pub trait FutexMemory {
     fn load_u32(&self, addr: u64) -> Result<u32, Errno>;
     /// Replaces the word by `new` if it is `old`; what was there in either case. EFAULT.
     fn compare_exchange_u32(&self, addr: u64, old: u32, new: u32) -> Result<Result<u32, u32>, Errno>;
+}
+
+impl FutexMemory for mm::AddressSpace {
+    fn futex_key(&self, addr: u64, shared: bool) -> Result<Key, Errno> {
+        mm::AddressSpace::futex_key(self, addr, shared)
+    }
+    fn load_u32(&self, addr: u64) -> Result<u32, Errno> {
+        mm::AddressSpace::load_u32(self, addr)
+    }
+    fn compare_exchange_u32(&self, addr: u64, old: u32, new: u32) -> Result<Result<u32, u32>, Errno> {
+        mm::AddressSpace::compare_exchange_u32(self, addr, old, new)
+    }
 }
 
 struct Waiter {
