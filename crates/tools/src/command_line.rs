@@ -80,3 +80,11 @@ pub fn run(body: impl FnOnce() -> Result<(), Failure>) -> ExitCode {
 pub fn path(argument: OsString) -> PathBuf {
     PathBuf::from(argument)
 }
+
+/// Prints a line to standard output, as `println!`, but goes on when nobody reads it: a daemon outlives its terminal.
+#[macro_export]
+macro_rules! say {
+    ($($argument:tt)*) => {{
+        let _ = ::std::io::Write::write_fmt(&mut ::std::io::stdout(), format_args!("{}\n", format_args!($($argument)*)));
+    }};
+}

@@ -9,3 +9,6 @@ pub mod backing;
 pub mod command_line;
 pub mod console;
 pub mod host_file;
+pub mod signals;
+pub mod switch_daemon;
+pub mod tap;
