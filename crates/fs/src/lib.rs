@@ -4,4 +4,9 @@
 pub mod cpio;
 pub mod devices;
 pub mod devtmpfs;
+pub mod epoll;
+pub mod eventfd;
+pub mod inotify;
+pub mod signalfd;
+pub mod timerfd;
 pub mod tmpfs;

@@ -1,6 +1,7 @@
 //! What the kernel hangs on an inode whatever its file system: the pipe of a FIFO, a bound socket, counts of writers. Made when first needed, so
 //! that an idle inode pays two words.
 
+use crate::notify::{WATCHES, Watch};
 use crate::pipe::Pipe;
 use abi::Errno;
 use std::any::Any;
@@ -20,6 +21,7 @@ pub struct Attachments {
 struct More {
     socket: SpinLock<Option<Weak<dyn Any + Send + Sync>>>,
     fifo: SpinLock<Weak<Pipe>>,
+    watches: SpinLock<Vec<Arc<dyn Watch>>>,
 }
 
 impl Attachments {
@@ -63,6 +65,25 @@ impl Attachments {
                 new
             }
         }
+    }
+    /// Adds a watch; [`Attachments::remove_watch`] takes it off again.
+    pub fn add_watch(&self, watch: Arc<dyn Watch>) {
+        self.more().watches.lock().push(watch);
+        WATCHES.fetch_add(1, Ordering::Relaxed);
+    }
+    /// Takes a watch off. Nothing happens if it is not there.
+    pub fn remove_watch(&self, watch: &Arc<dyn Watch>) {
+        let Some(more) = self.more.get() else { return };
+        let gone = {
+            let mut watches = more.watches.lock();
+            watches.iter().position(|there| Arc::ptr_eq(there, watch)).map(|at| watches.swap_remove(at))
+        };
+        if gone.is_some() {
+            WATCHES.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    pub(crate) fn watches(&self) -> Vec<Arc<dyn Watch>> {
+        self.more.get().map(|more| more.watches.lock().clone()).unwrap_or_default()
     }
     /// The socket that is bound to this name, as `sock` left it with [`Attachments::bind_socket`].
     #[must_use]

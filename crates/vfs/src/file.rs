@@ -349,6 +349,7 @@ impl OpenFile {
         let len = self.ops.read(self, position, sink)?;
         if len > 0 {
             self.note_access();
+            crate::notify::accessed(&self.path);
         }
         Ok(len)
     }
@@ -450,6 +451,7 @@ impl Drop for OpenFile {
             return;
         }
         self.ops.release(self);
+        crate::notify::closed(&self.path, self.flags().can_write());
         if self.counts_as_writer {
             self.inode().attachments().end_write();
         }

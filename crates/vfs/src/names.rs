@@ -238,15 +238,15 @@ impl Caller<'_> {
         from.dir.inode().rename(from.name.name(), &inode, to.dir.inode(), to.name.name(), target.inode(), flags)?;
         if flags.contains(RenameFlags::EXCHANGE) {
             Dentry::exchange(&source, &target);
-            return Ok(Some(Renamed { source, replaced: None, exchanged: true }));
+            return Ok(Some(Renamed { source, target: Some(target), exchanged: true }));
         }
         b.adopt(&source, to.name.name());
         if flags.contains(RenameFlags::WHITEOUT) {
             // Looked up again when somebody asks.
             a.forget_child(from.name.name());
         }
-        let replaced = (!target.is_negative()).then_some(target);
-        Ok(Some(Renamed { source, replaced, exchanged: false }))
+        let target = (!target.is_negative()).then_some(target);
+        Ok(Some(Renamed { source, target, exchanged: false }))
     }
 
     fn check_rename(
@@ -303,9 +303,9 @@ impl Caller<'_> {
 }
 
 /// What a rename did, for those who watch.
-#[expect(dead_code, reason = "read by inotify, which comes next")]
 pub(crate) struct Renamed {
     pub source: Arc<Dentry>,
-    pub replaced: Option<Arc<Dentry>>,
+    /// What was replaced, or what it changed places with.
+    pub target: Option<Arc<Dentry>>,
     pub exchanged: bool,
 }

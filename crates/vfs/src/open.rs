@@ -213,6 +213,14 @@ impl Caller<'_> {
         };
         let mut file = file(ops, path, flags);
         file.set_counts_as_writer(counts);
+        if found.created
+            && let Some(parent) = file.path().dentry.parent()
+            && !file.path().dentry.is_deleted()
+        {
+            let dir = Path { mount: file.path().mount.clone(), dentry: parent };
+            crate::notify::created(&dir, &file.path().dentry);
+        }
+        crate::notify::opened(file.path());
         Ok(Arc::new(file))
     }
 

@@ -66,6 +66,10 @@ struct Ring {
 pub struct Pipe {
     ram: &'static Ram,
     ring: SpinLock<Ring>,
+    /// Where reads and writes sleep: woken one at a time, each passing on what it leaves.
+    readers: WaitQueue,
+    writers: WaitQueue,
+    /// Where poll listens: told of what happened, once.
     readable: Arc<WaitQueue>,
     writable: Arc<WaitQueue>,
     /// Count ends that were ever opened: an open that waits for the other end must not miss one that was closed again.
@@ -81,6 +85,8 @@ impl Pipe {
         Ok(Arc::new(Pipe {
             ram,
             ring: SpinLock::new(ring),
+            readers: WaitQueue::new(),
+            writers: WaitQueue::new(),
             readable: Arc::default(),
             writable: Arc::default(),
             readers_seen: AtomicU64::new(0),
@@ -126,6 +132,11 @@ impl Pipe {
         }
     }
 
+    fn is_full(&self) -> bool {
+        let ring = self.ring.lock();
+        ring.slots.len() >= ring.capacity
+    }
+
     /// Reads what is there, no more than one packet in packet mode.
     fn read_some(&self, sink: &mut dyn Sink) -> Result<usize, Errno> {
         let mut done = 0;
@@ -155,11 +166,15 @@ impl Pipe {
             return Ok(0);
         }
         loop {
+            let was_full = self.is_full();
             let done = self.read_some(sink)?;
             if done > 0 {
-                self.writable.wake_one();
-                if !self.ring.lock().slots.is_empty() {
-                    self.readable.wake_one();
+                if was_full {
+                    self.writers.wake_one();
+                    self.writable.notify(Events::OUT | Events::WRNORM);
+                }
+                if !self.readers.is_empty() && !self.ring.lock().slots.is_empty() {
+                    self.readers.wake_one();
                 }
                 return Ok(done);
             }
@@ -170,7 +185,7 @@ impl Pipe {
             let ended = match ready() {
                 Some(ended) => ended,
                 None if nonblocking => return Err(Errno::EAGAIN.into()),
-                None => self.readable.wait_interruptible(ready)?,
+                None => self.readers.wait_interruptible(ready)?,
             };
             if ended {
                 return Ok(0);
@@ -222,7 +237,7 @@ impl Pipe {
             if nonblocking {
                 return Err(Errno::EAGAIN.into());
             }
-            self.writable.wait_interruptible(|| self.has_room().then_some(()))?;
+            self.writers.wait_interruptible(|| self.has_room().then_some(()))?;
         }
         Ok(())
     }
@@ -242,10 +257,11 @@ impl Pipe {
                 Err(_) if done > 0 => break,
                 Err(error) => return Err(error),
             }
-            self.readable.wake_one();
+            self.readers.wake_one();
         }
-        if self.has_room() {
-            self.writable.wake_one();
+        self.readable.notify(Events::IN | Events::RDNORM);
+        if !self.writers.is_empty() && self.has_room() {
+            self.writers.wake_one();
         }
         Ok(done)
     }
@@ -285,6 +301,14 @@ impl Pipe {
         }
     }
 
+    /// Tells everybody that an end was closed.
+    fn hang_up(&self) {
+        self.readers.wake_all();
+        self.writers.wake_all();
+        self.readable.notify(Events::IN | Events::HUP);
+        self.writable.notify(Events::OUT | Events::ERR);
+    }
+
     fn bytes(&self) -> usize {
         self.ring.lock().slots.iter().map(|slot| slot.len).sum()
     }
@@ -304,7 +328,8 @@ impl Pipe {
         }
         ring.capacity = size / PAGE_SIZE;
         drop(ring);
-        self.writable.wake_all();
+        self.writers.wake_all();
+        self.writable.notify(Events::OUT | Events::WRNORM);
         Ok(size as i64)
     }
 }
@@ -386,8 +411,7 @@ impl FileOps for PipeEnd {
             if ring.readers + ring.writers == 0 { std::mem::take(&mut ring.slots) } else { VecDeque::new() }
         };
         drop(old);
-        self.pipe.readable.notify(Events::IN | Events::HUP);
-        self.pipe.writable.notify(Events::OUT | Events::ERR);
+        self.pipe.hang_up();
     }
 }
 
@@ -471,8 +495,7 @@ impl Drop for FifoEnd {
             ring.readers -= usize::from(end.read);
             ring.writers -= usize::from(end.write);
             drop(ring);
-            end.pipe.readable.notify(Events::HUP);
-            end.pipe.writable.notify(Events::ERR);
+            end.pipe.hang_up();
         }
     }
 }

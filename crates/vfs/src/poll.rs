@@ -5,8 +5,10 @@
 //!
 //! Always true: a change of readiness after `poll` looked reaches the observer, because it listened before.
 
+use crate::file::OpenFile;
+use abi::Interrupted;
 use std::sync::Arc;
-use sync::{Observer, Registration, WaitQueue};
+use sync::{Events, Observer, Poller, Registration, WaitError, WaitQueue};
 
 /// Where an observer listens. Dropping it ends that.
 pub struct PollTable {
@@ -38,4 +40,50 @@ impl Drop for PollTable {
             queue.unregister(registration);
         }
     }
+}
+
+/// A file that poll(2) asks about, and for what.
+pub struct PollItem {
+    /// `None`: not an open descriptor.
+    pub file: Option<Arc<OpenFile>>,
+    pub wanted: Events,
+    /// What it is ready for; filled in.
+    pub ready: Events,
+}
+
+impl PollItem {
+    /// An item, not yet looked at.
+    #[must_use]
+    pub fn new(file: Option<Arc<OpenFile>>, wanted: Events) -> PollItem {
+        PollItem { file, wanted, ready: Events::empty() }
+    }
+    fn look(&mut self, table: Option<&mut PollTable>) -> bool {
+        let always = Events::ERR | Events::HUP | Events::NVAL;
+        self.ready = match &self.file {
+            Some(file) => file.poll(table) & (self.wanted | always),
+            None => Events::NVAL,
+        };
+        !self.ready.is_empty()
+    }
+}
+
+/// poll(2) and, with the right events, select(2): waits until an item is ready or the deadline passes, and answers how many are. Only a wait
+/// is interrupted: what is ready is told though a signal is there.
+pub fn poll_files(items: &mut [PollItem], deadline_ns: Option<u64>) -> Result<usize, Interrupted> {
+    let look = |items: &mut [PollItem]| items.iter_mut().map(|item| usize::from(item.look(None))).sum::<usize>();
+    let ready = look(items);
+    if ready > 0 || deadline_ns.is_some_and(|at| at <= sync::monotonic_ns()) {
+        return Ok(ready);
+    }
+    let poller = Poller::new();
+    let mut table = PollTable::new(poller.clone());
+    let mut ready = items.iter_mut().map(|item| usize::from(item.look(Some(&mut table)))).sum::<usize>();
+    while ready == 0 {
+        match poller.wait(deadline_ns) {
+            Ok(()) => ready = look(items),
+            Err(WaitError::TimedOut) => return Ok(look(items)),
+            Err(WaitError::Interrupted) => return Err(Interrupted),
+        }
+    }
+    Ok(ready)
 }
