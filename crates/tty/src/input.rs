@@ -23,14 +23,24 @@ impl Cell {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Input {
     cells: VecDeque<Cell>,
     /// How many cells at the front are complete lines.
     lines: usize,
+    /// Whether nothing was received since the last line ended. Without lines, reading does not change that.
+    at_line_start: bool,
 }
 
 impl Input {
+    pub fn new() -> Self {
+        Input { cells: VecDeque::new(), lines: 0, at_line_start: true }
+    }
+
+    pub fn is_at_line_start(&self) -> bool {
+        self.at_line_start
+    }
+
     pub fn len(&self) -> usize {
         self.cells.len()
     }
@@ -53,18 +63,21 @@ impl Input {
     /// Shortens the line that is being edited to `len` cells.
     pub fn truncate_editing(&mut self, len: usize) {
         self.cells.truncate(self.lines + len);
+        self.at_line_start = self.editing_len() == 0;
     }
 
     pub fn push(&mut self, byte: u8) {
         if self.cells.len() < INPUT_BUFFER_BYTES {
             self.cells.push_back(Cell { byte, ends_line: false });
         }
+        self.at_line_start = false;
     }
 
     /// Drops the newest cell of the line that is being edited.
     pub fn pop_editing(&mut self) {
         if self.editing_len() > 0 {
             self.cells.pop_back();
+            self.at_line_start = self.editing_len() == 0;
         }
     }
 
@@ -73,11 +86,11 @@ impl Input {
             self.cells.push_back(Cell { byte, ends_line: true });
         }
         self.lines = self.cells.len();
+        self.at_line_start = true;
     }
 
     pub fn clear(&mut self) {
-        self.cells.clear();
-        self.lines = 0;
+        *self = Input::new();
     }
 
     /// Forgets where lines end. `as_one_line`: all that is there becomes one line, which its last byte ends; otherwise none of it is one.
@@ -90,6 +103,7 @@ impl Input {
             last.ends_line = true;
             self.lines = self.cells.len();
         }
+        self.at_line_start = self.editing_len() == 0;
     }
 
     /// Moves bytes without regard to lines. Returns how many.

@@ -4,7 +4,7 @@
 
 use abi::raw::ioctl as number;
 
-use crate::discipline::Queue;
+use crate::effects::Queue;
 use crate::termios::{InputFlags, LocalFlags, OutputFlags, Termios, WinSize, control};
 
 /// Which structure carries the settings.

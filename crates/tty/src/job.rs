@@ -191,6 +191,12 @@ impl Control {
         self.session.ok_or(Errno::ENOTTY)
     }
 
+    /// TIOCSTI: who may put bytes into a terminal as if they were typed. Otherwise EPERM.
+    #[must_use]
+    pub fn may_inject(&self, caller: &Caller) -> bool {
+        caller.controls_this || caller.is_admin
+    }
+
     /// TIOCSPGRP's first half: whether the caller may change the foreground group at all.
     #[must_use]
     pub fn check_set_foreground(&self, caller: &Caller) -> Decision {

@@ -20,6 +20,7 @@
 mod ctype;
 mod discipline;
 mod echo;
+mod effects;
 mod erase;
 mod input;
 pub mod ioctl;
@@ -29,7 +30,8 @@ mod pty;
 mod read;
 mod termios;
 
-pub use discipline::{Effects, Flow, Hold, LineDiscipline, LineEvent, Poll, Queue};
+pub use discipline::LineDiscipline;
+pub use effects::{Effects, Flow, Hold, LineEvent, Poll, Queue};
 pub use pty::{PacketStatus, PtyEffects, PtyPair, PtyPoll, Side};
 pub use read::{Read, ReadCall};
 pub use termios::{ControlChar, InputFlags, LocalFlags, OutputFlags, Termios, WinSize, control};

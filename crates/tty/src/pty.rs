@@ -12,7 +12,8 @@
 use abi::{Errno, SigSet, Signal};
 use bitflags::bitflags;
 
-use crate::discipline::{Effects, Flow, Hold, LineDiscipline, Queue};
+use crate::discipline::LineDiscipline;
+use crate::effects::{Effects, Flow, Hold, Queue};
 use crate::ioctl::FlowControl;
 use crate::read::{Read, ReadCall};
 use crate::termios::{ControlChar, InputFlags, LocalFlags, Termios, WinSize};

@@ -20,7 +20,9 @@ bitflags! {
         #[allow(missing_docs)] const IUCLC = 0o1000;
         #[allow(missing_docs)] const IXON = 0o2000;
         #[allow(missing_docs)] const IXANY = 0o4000;
-        #[allow(missing_docs)] const IXOFF = 0o10000;
+        /// Kept, not acted on: N_TTY leaves it to a serial driver to send STOP. Here a sender feels refused
+        /// input ([`crate::LineDiscipline::room`]).
+        const IXOFF = 0o10000;
         /// Linux acts as if it were always set, termios(3): input beyond a full buffer is dropped silently.
         const IMAXBEL = 0o20000;
         #[allow(missing_docs)] const IUTF8 = 0o40000;

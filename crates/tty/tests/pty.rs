@@ -9,7 +9,7 @@ use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use abi::{Errno, SigSet, Signal};
 use rustix::fs::{Mode, OFlags};
@@ -96,6 +96,82 @@ fn a_slave_that_waits_gets_eio_when_the_master_closes_and_the_end_of_file_from_t
     drop(master);
     assert_eq!(reader.join().expect("a reader"), Err(Errno::EIO.raw()));
     assert_eq!(File::from(again).read(&mut [0; 10]).map_err(|error| error.raw_os_error()), Ok(0));
+}
+
+/// Bytes and when they arrive, in milliseconds.
+type Arrivals = &'static [(u64, &'static [u8])];
+/// VMIN, VTIME and what arrives for a raw read of ten bytes.
+const ARRIVALS: [(u8, u8, Arrivals); 5] = [
+    (3, 2, &[(0, b"a"), (100, b"b")]),
+    (3, 2, &[(50, b"a"), (150, b"b"), (250, b"c"), (350, b"d")]),
+    (3, 0, &[(0, b"ab"), (100, b"cdefghijklm")]),
+    (0, 2, &[(100, b"ab")]),
+    (0, 2, &[(400, b"ab")]),
+];
+
+/// What the read gets, and when, in tenths of a second.
+fn timed_read(min: u8, time: u8, arrivals: Arrivals) -> (Vec<u8>, u64) {
+    let mut pair = open_pair();
+    let mut raw = pair.termios().clone();
+    raw.local = LocalFlags::empty();
+    raw.set_char(ControlChar::Min, min);
+    raw.set_char(ControlChar::Time, time);
+    let _ = pair.set_termios(raw);
+    let (mut call, mut buf, mut now_ns) = (ReadCall::new(), [0; 10], 0);
+    let mut arrivals = arrivals.iter().peekable();
+    loop {
+        while let Some((_, bytes)) = arrivals.next_if(|(at_ms, _)| at_ms * 1_000_000 <= now_ns) {
+            let _ = pair.write(Side::Master, bytes);
+        }
+        match pair.read(Side::Slave, &mut call, &mut buf, now_ns, false).0.expect("the master is open") {
+            Read::Done(count) => return (buf[..count].to_vec(), now_ns / 100_000_000),
+            Read::Wait { deadline_ns } => {
+                let arrival = arrivals.peek().map(|(at_ms, _)| at_ms * 1_000_000);
+                now_ns = deadline_ns.into_iter().chain(arrival).min().expect("something will happen");
+            }
+            Read::WouldBlock => panic!("the read may wait"),
+        }
+    }
+}
+
+fn timed_read_on_host(min: u8, time: u8, arrivals: Arrivals) -> Option<(Vec<u8>, u64)> {
+    let (master, slave) = host_pair()?;
+    let mut settings = rustix::termios::tcgetattr(&slave).expect("settings");
+    settings.local_modes = rustix::termios::LocalModes::empty();
+    settings.special_codes[rustix::termios::SpecialCodeIndex::VMIN] = min;
+    settings.special_codes[rustix::termios::SpecialCodeIndex::VTIME] = time;
+    rustix::termios::tcsetattr(&slave, rustix::termios::OptionalActions::Now, &settings).expect("settings");
+    let started = Instant::now();
+    let typist = thread::spawn(move || {
+        for (at_ms, bytes) in arrivals {
+            thread::sleep(Duration::from_millis(*at_ms).saturating_sub(started.elapsed()));
+            rustix::io::write(&master, bytes).expect("the master takes it");
+        }
+        master
+    });
+    let mut buf = [0; 10];
+    let count = File::from(slave).read(&mut buf).expect("a read");
+    // The host's ticks are not quite ours.
+    let tenths = (started.elapsed().as_millis() as u64 + 20) / 100;
+    drop(typist.join());
+    Some((buf[..count].to_vec(), tenths))
+}
+
+#[test]
+fn raw_reads_take_as_long_as_on_this_host() {
+    for (min, time, arrivals) in ARRIVALS {
+        let ours = timed_read(min, time, arrivals);
+        // A busy machine is late now and then.
+        let mut others = Vec::new();
+        loop {
+            match timed_read_on_host(min, time, arrivals) {
+                None => return,
+                Some(linux) if linux == ours => break,
+                Some(linux) => others.push(linux),
+            }
+            assert!(others.len() < 5, "VMIN {min} VTIME {time}: {ours:?}, but on Linux {others:?}");
+        }
+    }
 }
 
 #[test]
