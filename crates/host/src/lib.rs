@@ -3,6 +3,7 @@
 //! It implements the traits of `platform`, the backing of `ram` and the machine of `sync::sched`. It knows nothing of what is above them.
 
 pub mod channel;
+pub mod checks;
 pub mod clock;
 pub mod fiber;
 pub mod files;

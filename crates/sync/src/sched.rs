@@ -72,6 +72,8 @@ struct Cpu {
     entered_vruntime_ns: AtomicU64,
     entered_at_ns: AtomicU64,
     resched: AtomicBool,
+    /// The fiber that runs here; 0 for none.
+    fiber: AtomicU64,
     /// The guest thread that runs here, as announced; 0 for none.
     in_guest: AtomicU64,
     kicked_at_ns: AtomicU64,
@@ -142,6 +144,7 @@ impl Scheduler {
                 entered_vruntime_ns: AtomicU64::new(0),
                 entered_at_ns: AtomicU64::new(0),
                 resched: AtomicBool::new(false),
+                fiber: AtomicU64::new(0),
                 in_guest: AtomicU64::new(0),
                 kicked_at_ns: AtomicU64::new(0),
                 idle: AtomicBool::new(false),
@@ -245,10 +248,12 @@ impl Scheduler {
         cpu.entered_vruntime_ns.store(before, Ordering::Relaxed);
         cpu.entered_at_ns.store(entered, Ordering::Relaxed);
         cpu.resched.store(false, Ordering::SeqCst);
+        cpu.fiber.store(fiber.id(), Ordering::SeqCst);
         fiber::set_current(Some(fiber.clone()));
         self.stats.switches.fetch_add(1, Ordering::Relaxed);
         context.enter();
         fiber::set_current(None);
+        cpu.fiber.store(0, Ordering::SeqCst);
         cpu.entered_at_ns.store(0, Ordering::Relaxed);
         let ran = crate::monotonic_ns().saturating_sub(entered);
         entity.vruntime_ns.store(before + ran, Ordering::Relaxed);
@@ -363,6 +368,15 @@ impl Scheduler {
             }
         }
         busy
+    }
+
+    /// Stops the guest thread of `fiber` if it runs on a virtual CPU, so that the fiber looks around. A fiber that is in the kernel is not disturbed.
+    pub fn kick_fiber(&self, fiber: &Fiber) {
+        if let Some(cpu) = self.cpus.iter().find(|cpu| cpu.fiber.load(Ordering::SeqCst) == fiber.id()) {
+            // Not only now: if it is about to enter the guest, it must turn back.
+            cpu.resched.store(true, Ordering::SeqCst);
+            self.kick(cpu, crate::monotonic_ns());
+        }
     }
 
     fn kick(&self, cpu: &Cpu, now: u64) {

@@ -90,6 +90,11 @@ impl<T> UserRef<T> {
     pub fn at(addr: u64) -> UserRef<T> {
         UserRef(addr, PhantomData)
     }
+    /// Whether it is the null pointer.
+    #[must_use]
+    pub fn is_null(self) -> bool {
+        self.0 == 0
+    }
     /// The `index`th element after it.
     #[must_use]
     pub fn nth(self, index: usize) -> UserRef<T> {
@@ -113,7 +118,18 @@ impl<T: FromBytes + FromZeros + IntoBytes> UserRef<T> {
     }
 }
 
+impl<T: FromBytes + FromZeros + IntoBytes> UserRef<T> {
+    /// Copies it in, unless it is the null pointer.
+    pub fn read_optional(self, current: &Current) -> Result<Option<T>, Errno> {
+        if self.is_null() { Ok(None) } else { self.read(current).map(Some) }
+    }
+}
+
 impl<T: IntoBytes + Immutable> UserRef<T> {
+    /// Copies it out, unless the pointer is null.
+    pub fn write_optional(self, current: &Current, value: &T) -> Result<(), Errno> {
+        if self.is_null() { Ok(()) } else { self.write(current, value) }
+    }
     /// Copies it out. EFAULT.
     pub fn write(self, current: &Current, value: &T) -> Result<(), Errno> {
         current.memory().write_all(self.0, value.as_bytes())

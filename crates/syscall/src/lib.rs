@@ -9,8 +9,18 @@
 #![forbid(unsafe_code)]
 
 mod args;
+
 mod credentials;
+mod data;
+mod descriptor;
+mod exec;
+mod file;
 mod futex;
+mod lock;
+mod memory;
+mod mount;
+mod path;
+mod poll;
 mod process;
 mod resource;
 mod sched;
@@ -19,6 +29,7 @@ mod system;
 mod table;
 mod time;
 mod unimplemented;
+mod xattr;
 
 pub use args::{Fd, UserAddr, UserPath, UserRef};
 pub use table::{call, name};

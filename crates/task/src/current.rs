@@ -34,6 +34,8 @@ pub struct Current {
     pub(crate) restart_block: Option<RestartBlock>,
     pub(crate) call: Option<Call>,
     pub(crate) exiting: Option<WaitStatus>,
+    /// Frames that the host's own run of a mapping call takes away, kept until the thread stops again.
+    pub(crate) deferred: Option<mm::Deferred>,
 }
 
 impl Current {
@@ -50,6 +52,7 @@ impl Current {
             restart_block: None,
             call: None,
             exiting: None,
+            deferred: None,
         }
     }
 
@@ -148,6 +151,15 @@ impl Current {
         let old = self.task.resources.lock().namespace.replace(namespace.clone());
         drop(old);
         self.namespace = namespace;
+    }
+    /// Another address space, and a thread in it (exec). The old ones go.
+    pub(crate) fn set_memory(&mut self, memory: Arc<AddressSpace>, thread: Box<dyn GuestThread>) {
+        // The old thread first: nothing may run in an address space that goes away.
+        let old_thread = std::mem::replace(&mut self.thread, thread);
+        drop(old_thread);
+        let old = self.task.resources.lock().memory.replace(memory.clone());
+        drop(old);
+        self.memory = memory;
     }
     /// Says how restart_syscall(2) goes on if no handler runs; the call then ends with [`Restart::Block`].
     pub fn set_restart(&mut self, block: RestartBlock) {

@@ -7,12 +7,15 @@
 //! What it is not: system calls' arguments (`syscall`), mapping and faults (`mm`), files (`vfs`).
 #![forbid(unsafe_code)]
 
+mod calls;
 pub mod clock;
 mod clone;
 pub mod credentials;
 pub mod current;
+mod exec;
 mod exit;
 pub mod futex;
+pub mod mapped;
 pub mod process;
 pub mod run;
 pub mod signal;

@@ -95,6 +95,8 @@ impl Current {
         let before = sync::monotonic_ns();
         self.task().in_guest.store(true, Ordering::Relaxed);
         let exit = self.thread.resume();
+        // It has stopped, so the call that the host ran for it is over.
+        self.deferred = None;
         let task = self.task();
         task.in_guest.store(false, Ordering::SeqCst);
         task.usage.exits.fetch_add(1, Ordering::SeqCst);

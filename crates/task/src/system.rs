@@ -81,6 +81,10 @@ pub trait Hooks: Send + Sync {
     fn read_log(&self) -> Vec<u8> {
         Vec::new()
     }
+    /// The pages of the guest's vDSO, to be mapped in every program.
+    fn vdso(&self) -> Option<Arc<dyn vfs::Pages>> {
+        None
+    }
     /// Writes a core file for the process of `current`, if its limits allow one. Whether it did.
     fn dump_core(&self, _current: &mut Current, _info: &SigInfo) -> bool {
         false
@@ -127,6 +131,11 @@ impl Table {
     #[must_use]
     pub fn task(&self, tid: i32) -> Option<&Arc<Task>> {
         self.tasks.get(&tid)
+    }
+    /// Every living thread.
+    #[must_use]
+    pub fn all_tasks(&self) -> Vec<Arc<Task>> {
+        self.tasks.values().cloned().collect()
     }
     /// The members of a process group.
     pub fn group(&self, group: i32) -> impl Iterator<Item = &Arc<Process>> {

@@ -133,6 +133,9 @@ impl Task {
     pub fn tid(&self) -> i32 {
         self.tid.load(Ordering::Relaxed)
     }
+    pub(crate) fn set_tid(&self, tid: i32) {
+        self.tid.store(tid, Ordering::Relaxed);
+    }
     /// The process that it is a thread of.
     #[must_use]
     pub fn process(&self) -> &Arc<Process> {

@@ -109,13 +109,10 @@ impl GuestThread {
     /// which waits for the answer.
     fn take_frame(&mut self) -> Result<&mut Regs, SpaceGone> {
         if let Pending::Call { id, answer, number } = self.parked().pending {
-            let result = match answer {
-                Answer::Value(value) => value,
-                Answer::HostRuns => 0,
-            };
             let pid = self.stub.pid;
             let _ = sys::tgkill(pid, self.parked().tid, libc::SIGUSR1);
-            self.answer(id, Answer::Value(result))?;
+            // A call that the host was to run it runs, whatever comes: what waits for that relies on it.
+            self.answer(id, answer)?;
             // The signal is there when the call returns, so the next stop is the handler's.
             let notification = self.receive()?;
             self.understand(&notification)?;

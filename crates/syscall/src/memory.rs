@@ -1,0 +1,114 @@
+//! Mapping memory: mmap(2), munmap(2), mprotect(2), brk(2) and their kin. The address space does the work.
+
+use crate::data::file;
+use abi::raw::general as raw;
+use abi::{Errno, SysResult};
+use mm::{Backing, Changed, HostRun, MapFlags, Mapping};
+use platform::Protection;
+use std::sync::Arc;
+use task::Current;
+use task::mapped::FileMapping;
+use vfs::{Fd, MapAccess, MapRequest, MountFlags, OpenFile};
+
+fn rights(prot: u32) -> Protection {
+    // PROT_GROWSDOWN and the like are for mprotect alone; other bits mmap ignores.
+    Protection::from_bits_truncate((prot & 7) as u8)
+}
+
+/// Flags of mmap(2) that change nothing here: hints, and what old binaries say.
+const HINTS: u32 = raw::MAP_DENYWRITE | raw::MAP_EXECUTABLE | raw::MAP_STACK | raw::MAP_UNINITIALIZED;
+
+/// mmap(2).
+pub fn mmap(current: &mut Current, addr: u64, len: u64, prot: u32, flags: u32, fd: Fd, offset: u64) -> SysResult<u64> {
+    let page = abi::PAGE_SIZE as u64;
+    if !offset.is_multiple_of(page) {
+        return Err(Errno::EINVAL.into());
+    }
+    let is_anonymous = flags & raw::MAP_ANONYMOUS != 0;
+    if flags & raw::MAP_HUGETLB != 0 {
+        // No pages of that size are set aside.
+        return Err(if is_anonymous { Errno::ENOMEM } else { Errno::EINVAL }.into());
+    }
+    let kind = flags & raw::MAP_TYPE;
+    let shared = match kind {
+        raw::MAP_SHARED | raw::MAP_SHARED_VALIDATE => true,
+        raw::MAP_PRIVATE => false,
+        _ => return Err(Errno::EINVAL.into()),
+    };
+    let known = MapFlags::all().bits() | HINTS | raw::MAP_TYPE;
+    if kind == raw::MAP_SHARED_VALIDATE && flags & !known != 0 {
+        return Err(Errno::EOPNOTSUPP.into());
+    }
+    let mut wanted = MapFlags::from_bits_truncate(flags & !raw::MAP_TYPE);
+    wanted |= if shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
+    let rights = rights(prot);
+    let mapping = if is_anonymous {
+        Mapping { addr, len, rights, max_rights: Protection::all(), flags: wanted, backing: None, name: None }
+    } else {
+        let file = file(current, fd)?;
+        file_mapping(&file, addr, len, rights, wanted, offset)?
+    };
+    Ok(current.memory().map(mapping)?)
+}
+
+fn file_mapping(file: &Arc<OpenFile>, addr: u64, len: u64, rights: Protection, flags: MapFlags, offset: u64) -> SysResult<Mapping> {
+    let shared = flags.contains(MapFlags::SHARED);
+    let mut access = MapAccess::from_bits_truncate(u32::from(rights.bits()));
+    access.set(MapAccess::SHARED, shared);
+    if len == 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    if offset.checked_add(len).is_none() {
+        return Err(Errno::EOVERFLOW.into());
+    }
+    let no_exec = file.path().mount.all_flags().contains(MountFlags::NOEXEC);
+    if no_exec && rights.contains(Protection::EXEC) {
+        return Err(Errno::EPERM.into());
+    }
+    let pages = file.mmap(&MapRequest { offset, len, access })?;
+    let mut max_rights = Protection::all();
+    if shared && !file.flags().can_write() {
+        max_rights.remove(Protection::WRITE);
+    }
+    if no_exec {
+        max_rights.remove(Protection::EXEC);
+    }
+    let backing = Backing { pages, file: Some(Arc::new(FileMapping(file.clone()))), offset: offset / abi::PAGE_SIZE as u64 };
+    Ok(Mapping { addr, len, rights, max_rights, flags, backing: Some(backing), name: None })
+}
+
+/// Whether the host may run the guest's own call: with one thread nothing runs in between.
+fn host_run(current: &Current) -> HostRun {
+    if current.is_alone_in_memory() { HostRun::Allowed } else { HostRun::Never }
+}
+
+fn changed(current: &mut Current, change: Changed) -> SysResult<()> {
+    match change {
+        Changed::Done => Ok(()),
+        Changed::LetHostRun(deferred) => {
+            current.let_host_run(deferred);
+            Ok(())
+        }
+    }
+}
+
+/// munmap(2).
+pub fn munmap(current: &mut Current, addr: u64, len: u64) -> SysResult<()> {
+    let change = current.memory().unmap(addr, len, host_run(current))?;
+    changed(current, change)
+}
+
+/// mprotect(2).
+pub fn mprotect(current: &mut Current, addr: u64, len: u64, prot: u32) -> SysResult<()> {
+    if prot & (raw::PROT_GROWSDOWN | raw::PROT_GROWSUP) != 0 || prot & !7 & !(raw::PROT_GROWSDOWN | raw::PROT_GROWSUP | raw::PROT_SEM) != 0
+    {
+        return Err(Errno::EINVAL.into());
+    }
+    let change = current.memory().protect(addr, len, rights(prot), host_run(current))?;
+    changed(current, change)
+}
+
+/// brk(2), as the kernel has it: answers where the heap ends.
+pub fn brk(current: &mut Current, addr: u64) -> SysResult<u64> {
+    Ok(current.memory().brk(addr))
+}

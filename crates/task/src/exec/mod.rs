@@ -1,0 +1,467 @@
+//! execve(2): another program in this process.
+//!
+//! Everything that can fail is done first, on a new address space; then, at one point, the old program is gone: the other threads end, the old
+//! address space is left, descriptors and handlers are reset.
+//!
+//! Always true: a failure before that point leaves the caller as it was.
+
+mod elf;
+mod stack;
+
+use crate::credentials::{self, SetId};
+use crate::current::Current;
+use crate::mapped::FileMapping;
+use crate::task::comm_of;
+use abi::arch::{Regs, TASK_SIZE};
+use abi::raw::general::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW};
+use abi::{Errno, PAGE_SIZE, Resource, SysResult};
+use elf::{Header, Image, Kind, Segment};
+use mm::{AddressSpace, Backing, Layout, MapFlags, Mapping};
+use platform::{Access as PageAccess, Protection};
+use stack::key;
+use std::sync::Arc;
+use vfs::{
+    Access, Caller, Credentials, FileKind, LookupFlags, MapAccess, MapRequest, MountFlags, OpenFile, OpenFlags, Path, PathAt, SliceSink,
+    UserMemory,
+};
+
+/// Bytes of a file that are looked at to find out what it is (`BINPRM_BUF_SIZE`).
+const HEAD_LEN: usize = 256;
+/// Scripts that may lead to one another.
+const SCRIPT_DEPTH: usize = 5;
+/// Where relocatable programs go, before randomisation (`ELF_ET_DYN_BASE`).
+const DYN_BASE: u64 = TASK_SIZE / 3 * 2 & !(PAGE_SIZE as u64 - 1);
+/// Pages mapped at once at the entry point and of small data segments.
+const PREMAP_PAGES: u64 = 64;
+const PAGE_MASK: u64 = PAGE_SIZE as u64 - 1;
+
+/// A program found and opened.
+struct Program {
+    file: Arc<OpenFile>,
+    head: Vec<u8>,
+    /// As it was named: `AT_EXECFN`.
+    name: Vec<u8>,
+}
+
+/// An image in memory.
+struct Loaded {
+    /// What is added to the addresses in the file.
+    bias: u64,
+    entry: u64,
+    headers_addr: u64,
+    code: std::ops::Range<u64>,
+    data: std::ops::Range<u64>,
+    end: u64,
+}
+
+impl Current {
+    /// Runs another program. `base` is where a relative path starts (execveat); `flags` are `AT_*`.
+    ///
+    /// # Errors
+    /// As execve(2). After success the thread's registers are the new program's.
+    pub fn exec(&mut self, base: Option<&Path>, path: &[u8], mut argv: Vec<Vec<u8>>, envp: Vec<Vec<u8>>, flags: u32) -> SysResult<()> {
+        if argv.is_empty() {
+            argv.push(Vec::new());
+        }
+        let mut program = self.open_program(base, path, flags)?;
+        for depth in 0.. {
+            let Some((interpreter, argument)) = script(&program.head)? else { break };
+            if depth >= SCRIPT_DEPTH {
+                return Err(Errno::ELOOP.into());
+            }
+            // The first argument gives way to the script's own path, behind the interpreter and its argument.
+            let mut front = vec![interpreter.clone()];
+            front.extend(argument);
+            front.push(program.name.clone());
+            argv.splice(0..1, front);
+            program = self.open_program(None, &interpreter, 0)?;
+        }
+        let header = Header::parse(&program.head)?;
+        let image = read_image(&program.file, &header)?;
+        let interpreter = match image.interpreter {
+            None => None,
+            Some(place) => Some(self.open_interpreter(&program.file, place)?),
+        };
+        let (new_credentials, secure) = self.credentials_for(&program.file)?;
+        let space = self.system().platform.new_space()?;
+        let limits = self.memory_limits();
+        let memory = AddressSpace::new(self.system().ram, space, limits)?;
+        let sp_and_entry = self.load(&memory, &program, &header, &image, interpreter.as_ref(), &argv, &envp, (&new_credentials, secure))?;
+        let thread = memory.guest_space().new_thread()?;
+        self.become_alone()?;
+        self.switch_program(memory, thread, &program, new_credentials, sp_and_entry);
+        Ok(())
+    }
+
+    fn open_program(&self, base: Option<&Path>, path: &[u8], flags: u32) -> SysResult<Program> {
+        let caller = self.caller();
+        let mut lookup = LookupFlags::empty();
+        lookup.set(LookupFlags::FOLLOW, flags & AT_SYMLINK_NOFOLLOW == 0);
+        lookup.set(LookupFlags::EMPTY, flags & AT_EMPTY_PATH != 0);
+        let found = caller.lookup(PathAt { base, path }, lookup)?;
+        let kind = found.inode().kind();
+        if kind == FileKind::Symlink {
+            return Err(Errno::ELOOP.into());
+        }
+        if kind != FileKind::Regular {
+            return Err(Errno::EACCES.into());
+        }
+        caller.access(PathAt::itself(&found), Access::EXEC, true, LookupFlags::EMPTY)?;
+        // Who may run a program need not be allowed to read it: the kernel reads it.
+        let root = Arc::new(Credentials::root());
+        let reader = Caller { credentials: &root, ..caller.clone() };
+        let file = reader.open_path(found, OpenFlags::empty())?;
+        let mut head = vec![0; HEAD_LEN];
+        let n = read_at(&file, 0, &mut head)?;
+        head.truncate(n);
+        Ok(Program { file, head, name: path.to_vec() })
+    }
+
+    fn open_interpreter(&self, file: &Arc<OpenFile>, (offset, len): (u64, u64)) -> SysResult<(Program, Header, Image)> {
+        let mut path = vec![0; len as usize];
+        if read_at(file, offset, &mut path)? != path.len() || path.pop() != Some(0) {
+            return Err(Errno::ENOEXEC.into());
+        }
+        let program = self.open_program(None, &path, 0)?;
+        let header = Header::parse(&program.head).map_err(|_| Errno::ELIBBAD)?;
+        let image = read_image(&program.file, &header).map_err(|_| Errno::ELIBBAD)?;
+        Ok((program, header, image))
+    }
+
+    fn credentials_for(&self, file: &Arc<OpenFile>) -> Result<(Credentials, bool), Errno> {
+        let metadata = file.path().metadata()?;
+        let honoured = !file.path().mount.all_flags().contains(MountFlags::NOSUID);
+        let set = SetId {
+            uid: (honoured && metadata.mode & 0o4000 != 0).then_some(metadata.uid),
+            gid: (honoured && metadata.mode & 0o2010 == 0o2010).then_some(metadata.gid),
+            capabilities: None,
+        };
+        Ok(credentials::exec(self.credentials(), set))
+    }
+
+    fn memory_limits(&self) -> mm::Limits {
+        let limit = |resource| self.process().rlimit(resource).soft;
+        mm::Limits {
+            address_space: limit(Resource::As),
+            data: limit(Resource::Data),
+            stack: limit(Resource::Stack),
+            locked: limit(Resource::Memlock),
+        }
+    }
+
+    /// Fills the new address space. Gives stack pointer and entry point.
+    #[allow(clippy::too_many_arguments)]
+    fn load(
+        &self,
+        memory: &Arc<AddressSpace>,
+        program: &Program,
+        header: &Header,
+        image: &Image,
+        interpreter: Option<&(Program, Header, Image)>,
+        argv: &[Vec<u8>],
+        envp: &[Vec<u8>],
+        (credentials, secure): (&Credentials, bool),
+    ) -> Result<(u64, u64), Errno> {
+        let random = |pages: u64| u64::from_le_bytes(self.system().random::<8>()) % pages * PAGE_SIZE as u64;
+        let stack_limit = self.process().rlimit(Resource::Stack).soft.clamp(128 << 20, TASK_SIZE / 6 * 5);
+        let stack_top = TASK_SIZE - random(1 << 22);
+        let mmap_base = stack_top - stack_limit.min(64 << 30) - (1 << 20) - random(1 << 20);
+        memory.set_layout(Layout { mmap_base: mmap_base & !PAGE_MASK, ..Layout::default() });
+
+        let bias = if header.kind == Kind::Relocatable && interpreter.is_some() {
+            Some(DYN_BASE - TASK_SIZE / 12 + random(1 << 20))
+        } else {
+            None
+        };
+        let main = map_image(memory, &program.file, header, image, bias)?;
+        let loader = match interpreter {
+            None => None,
+            Some((file, header, image)) => Some(map_image(memory, &file.file, header, image, None)?),
+        };
+        let vdso = self.map_vdso(memory)?;
+        // Room for the strings and the vectors, whatever their size.
+        let bytes: usize = argv.iter().chain(envp).map(|s| s.len() + 9).sum();
+        let stack_len = ((bytes as u64 + (128 << 10)) | PAGE_MASK) + 1;
+        let rights = if image.executable_stack { Protection::all() } else { Protection::READ | Protection::WRITE };
+        let mut mapping = Mapping::anonymous(stack_top - stack_len, stack_len, rights, MapFlags::FIXED | MapFlags::GROWSDOWN);
+        mapping.name = Some("[stack]");
+        memory.map(mapping)?;
+
+        let brk = ((main.end + PAGE_MASK) & !PAGE_MASK) + random(1 << 13);
+        let entry = loader.as_ref().map_or(main.entry, |l| l.entry);
+        let mut aux = vec![
+            (key::PAGESZ, PAGE_SIZE as u64),
+            (key::CLKTCK, 100),
+            (key::PHDR, main.headers_addr),
+            (key::PHENT, 56),
+            (key::PHNUM, u64::from(header.program_headers)),
+            (key::BASE, loader.as_ref().map_or(0, |l| l.bias)),
+            (key::FLAGS, 0),
+            (key::ENTRY, main.entry),
+            (key::UID, u64::from(credentials.uid)),
+            (key::EUID, u64::from(credentials.euid)),
+            (key::GID, u64::from(credentials.gid)),
+            (key::EGID, u64::from(credentials.egid)),
+            (key::SECURE, u64::from(secure)),
+        ];
+        aux.extend(vdso.map(|addr| (key::SYSINFO_EHDR, addr)));
+        aux.extend(self.system().platform.processor_aux());
+        let initial = stack::lay_out(stack_top, argv, envp, &program.name, self.system().random(), &aux);
+        memory.write_all(initial.sp, &initial.bytes)?;
+        memory.set_layout(Layout {
+            mmap_base: mmap_base & !PAGE_MASK,
+            code: main.code.clone(),
+            data: main.data.clone(),
+            start_brk: brk,
+            start_stack: initial.sp,
+            arg: initial.arg,
+            env: initial.env,
+        });
+        self.premap(memory, &main, loader.as_ref(), initial.sp, stack_top, entry)?;
+        Ok((initial.sp, entry))
+    }
+
+    /// Shows the stub at once what the program touches first.
+    fn premap(
+        &self,
+        memory: &AddressSpace,
+        main: &Loaded,
+        loader: Option<&Loaded>,
+        sp: u64,
+        stack_top: u64,
+        entry: u64,
+    ) -> Result<(), Errno> {
+        let page = PAGE_SIZE as u64;
+        let around = |at: u64, code: &std::ops::Range<u64>| {
+            let first = (at & !PAGE_MASK).saturating_sub(8 * page).max(code.start);
+            (first..code.end.min(first + PREMAP_PAGES * page), PageAccess::Execute)
+        };
+        let mut ranges = vec![(sp.saturating_sub(2 * page) & !PAGE_MASK..stack_top, PageAccess::Write)];
+        for image in std::iter::once(main).chain(loader) {
+            ranges.push(around(image.entry, &image.code));
+            if !image.data.is_empty() {
+                ranges.push((image.data.start..image.data.end.min(image.data.start + 16 * page), PageAccess::Write));
+            }
+        }
+        ranges.retain(|(range, _)| range.start < range.end);
+        let _ = entry;
+        match memory.premap(&ranges) {
+            Ok(()) | Err(mm::FaultError::Signal { .. }) => Ok(()),
+            Err(mm::FaultError::Oom) => Err(Errno::ENOMEM),
+            Err(mm::FaultError::Gone) => Err(Errno::EAGAIN),
+        }
+    }
+
+    fn map_vdso(&self, memory: &AddressSpace) -> Result<Option<u64>, Errno> {
+        let Some(pages) = self.system().hooks.vdso() else { return Ok(None) };
+        let page = PAGE_SIZE as u64;
+        let len = pages.len_pages() * page;
+        let backing = Backing { pages: pages.clone(), file: None, offset: 0 };
+        let mut mapping = Mapping::of(backing, 0, len, Protection::READ | Protection::EXEC, MapFlags::PRIVATE);
+        mapping.name = Some("[vdso]");
+        Ok(Some(memory.map(mapping)?))
+    }
+
+    /// Ends all other threads of the process and takes the process's number.
+    fn become_alone(&mut self) -> SysResult<()> {
+        let process = self.process().clone();
+        let tid = self.tid();
+        let wake = process.signals().kill_others(tid);
+        process.kick(&wake);
+        // Another exec or exit may have been first: then this thread is the one to end.
+        process.exited.wait_interruptible(|| (process.signals().threads() == 1).then_some(()))?;
+        if tid != process.pid() {
+            self.take_number(tid);
+        }
+        Ok(())
+    }
+
+    /// The last thread becomes the first: it has the process's number now.
+    fn take_number(&mut self, old: i32) {
+        let process = self.process().clone();
+        let pid = process.pid();
+        let mut table = self.system().table();
+        table.tasks.remove(&old);
+        table.tree.remove_thread(old);
+        self.task().set_tid(pid);
+        table.tasks.insert(pid, self.task().clone());
+        process.signals().rename_thread(old, pid);
+        *process.leader_status.lock() = None;
+    }
+
+    /// The point of no return.
+    fn switch_program(
+        &mut self,
+        memory: Arc<AddressSpace>,
+        thread: Box<dyn platform::GuestThread>,
+        program: &Program,
+        new_credentials: Credentials,
+        (sp, entry): (u64, u64),
+    ) {
+        self.leave_memory();
+        self.set_memory(memory, thread);
+        if Arc::strong_count(self.files()) > 2
+            && let Ok(own) = self.files().fork()
+        {
+            self.set_files(own);
+        }
+        for (_, file) in self.files().remove_cloexec() {
+            // execve(2) has no way to tell of an error on close.
+            let _ = file.ops().flush(&file);
+        }
+        let process = self.process().clone();
+        process.signals().reset_for_exec(self.tid());
+        process.timers.clear();
+        *process.program.lock() = program.name.clone();
+        if let Some(node) = self.system().table().tree.get_mut(process.pid()) {
+            node.executed = true;
+        }
+        let name = program.name.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        self.task().set_comm(comm_of(name));
+        self.set_credentials(new_credentials);
+        self.restart_block = None;
+        let regs = Regs { rip: entry, rsp: sp, flags: Regs::USER_FLAGS, selectors: Regs::USER_SELECTORS, ..Regs::default() };
+        if self.thread.set_regs(&regs).is_err() {
+            self.handle_gone();
+        }
+    }
+}
+
+fn read_at(file: &Arc<OpenFile>, offset: u64, buffer: &mut [u8]) -> SysResult<usize> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(offset + done as u64, &mut SliceSink::new(rest))? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
+}
+
+fn read_image(file: &Arc<OpenFile>, header: &Header) -> SysResult<Image> {
+    let mut table = vec![0; header.program_headers_len()];
+    if header.program_headers_offset > i64::MAX as u64 || read_at(file, header.program_headers_offset, &mut table)? != table.len() {
+        return Err(Errno::ENOEXEC.into());
+    }
+    Ok(Image::parse(header, &table)?)
+}
+
+/// `#!`: the interpreter and its one argument, execve(2) "Interpreter scripts". ENOEXEC for a line that names none.
+fn script(head: &[u8]) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, Errno> {
+    let Some(rest) = head.strip_prefix(b"#!") else { return Ok(None) };
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let end = rest.iter().position(|byte| *byte == b'\n' || *byte == 0);
+    let line = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
+    let start = line.iter().position(|byte| !blank(byte)).ok_or(Errno::ENOEXEC)?;
+    let line = line.get(start..).unwrap_or_default();
+    let name_end = line.iter().position(blank);
+    if end.is_none() && name_end.is_none() {
+        // The name itself may be cut off.
+        return Err(Errno::ENOEXEC);
+    }
+    let (name, tail) = line.split_at(name_end.unwrap_or(line.len()));
+    let first = tail.iter().position(|byte| !blank(byte));
+    let last = tail.iter().rposition(|byte| !blank(byte));
+    let argument = match (first, last) {
+        (Some(first), Some(last)) => tail.get(first..=last).map(<[u8]>::to_vec),
+        _ => None,
+    };
+    Ok(Some((name.to_vec(), argument)))
+}
+
+/// Maps an image; a relocatable one at `wanted`, or where there is room.
+fn map_image(memory: &AddressSpace, file: &Arc<OpenFile>, header: &Header, image: &Image, wanted: Option<u64>) -> Result<Loaded, Errno> {
+    let (first, end) = image.span();
+    let mut bias = 0;
+    if header.kind == Kind::Relocatable {
+        // One reservation for the whole, which the segments then replace.
+        let hint = wanted.unwrap_or(0);
+        let at = memory.map(Mapping::anonymous(hint, end - first, Protection::empty(), MapFlags::NORESERVE))?;
+        bias = at.wrapping_sub(first);
+    }
+    let mut loaded = Loaded {
+        bias,
+        entry: header.entry.wrapping_add(bias),
+        headers_addr: image.headers_addr.wrapping_add(bias),
+        code: 0..0,
+        data: 0..0,
+        end: end.wrapping_add(bias),
+    };
+    let mut brk = 0;
+    for segment in &image.segments {
+        map_segment(memory, file, segment, bias)?;
+        let begin = segment.addr.wrapping_add(bias);
+        let (pages_begin, pages_end) = segment.pages();
+        let pages = pages_begin.wrapping_add(bias)..pages_end.wrapping_add(bias);
+        if segment.rights.contains(Protection::EXEC) && (loaded.code.is_empty() || pages.contains(&loaded.entry)) {
+            loaded.code = pages;
+        } else if segment.rights.contains(Protection::WRITE) && loaded.data.is_empty() {
+            loaded.data = pages;
+        }
+        brk = brk.max(begin + segment.memory_len);
+    }
+    loaded.end = brk;
+    if header.kind == Kind::Relocatable {
+        remove_gaps(memory, image, bias)?;
+    }
+    Ok(loaded)
+}
+
+/// Takes away what of the reservation lies between segments.
+fn remove_gaps(memory: &AddressSpace, image: &Image, bias: u64) -> Result<(), Errno> {
+    for pair in image.segments.windows(2) {
+        if let [a, b] = pair {
+            let (from, to) = (a.pages().1, b.pages().0);
+            if from < to {
+                drop(memory.unmap(from.wrapping_add(bias), to - from, mm::HostRun::Never)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn map_segment(memory: &AddressSpace, file: &Arc<OpenFile>, segment: &Segment, bias: u64) -> Result<(), Errno> {
+    let page = PAGE_SIZE as u64;
+    let (first, end) = segment.pages();
+    let file_end = if segment.file_len == 0 { first } else { (segment.addr + segment.file_len + PAGE_MASK) & !PAGE_MASK };
+    let at = |addr: u64| addr.wrapping_add(bias);
+    if file_end > first {
+        let offset = segment.offset & !PAGE_MASK;
+        let access = MapAccess::from_bits_truncate(u32::from(segment.rights.bits()));
+        let pages = file.mmap(&MapRequest { offset, len: file_end - first, access }).map_err(abi::SysError::errno)?;
+        let backing = Backing { pages, file: Some(Arc::new(FileMapping(file.clone()))), offset: offset / page };
+        memory.map(Mapping::of(backing, at(first), file_end - first, segment.rights, MapFlags::PRIVATE | MapFlags::FIXED))?;
+    }
+    if end > file_end {
+        memory.map(Mapping::anonymous(at(file_end), end - file_end, segment.rights, MapFlags::FIXED))?;
+    }
+    // What follows the file's bytes on their last page is bss, and zero.
+    let tail = segment.addr + segment.file_len;
+    if segment.memory_len > segment.file_len && segment.file_len > 0 && tail & PAGE_MASK != 0 && segment.rights.contains(Protection::WRITE)
+    {
+        memory.zero(at(tail), (page - (tail & PAGE_MASK)) as usize)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::script;
+    use abi::Errno;
+
+    #[test]
+    fn a_scripts_first_line_names_an_interpreter_and_one_argument() {
+        let some = |name: &str, argument: Option<&str>| Ok(Some((name.as_bytes().to_vec(), argument.map(|a| a.as_bytes().to_vec()))));
+        for (line, want) in [
+            ("#!/bin/sh\nrest", some("/bin/sh", None)),
+            ("#! /bin/sh  \n", some("/bin/sh", None)),
+            ("#!/usr/bin/env python3 -u\n", some("/usr/bin/env", Some("python3 -u"))),
+            ("#!\t/bin/awk\t-f \t\n", some("/bin/awk", Some("-f"))),
+            ("#!\n", Err(Errno::ENOEXEC)),
+            ("#!", Err(Errno::ENOEXEC)),
+            ("\x7fELF", Ok(None)),
+        ] {
+            assert_eq!(script(line.as_bytes()), want, "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! An open file as `/proc/PID/maps` and msync(2) know it when it is mapped.
+
+use abi::{Errno, PAGE_SIZE, SysError};
+use mm::MappedFile;
+use std::sync::Arc;
+use vfs::{OpenFile, SyncKind};
+
+/// The file behind a mapping.
+pub struct FileMapping(pub Arc<OpenFile>);
+
+impl MappedFile for FileMapping {
+    fn path(&self) -> Vec<u8> {
+        let path = self.0.path();
+        let mut name = vfs::name_below(path, &path.mount.root_path()).unwrap_or_else(|| path.dentry.name().as_ref().to_vec());
+        if path.dentry.is_deleted() {
+            name.extend(b" (deleted)");
+        }
+        name
+    }
+    fn device(&self) -> u64 {
+        self.0.path().mount.superblock().dev().encode()
+    }
+    fn inode(&self) -> u64 {
+        self.0.inode().ino()
+    }
+    fn sync_pages(&self, first: u64, end: u64) -> Result<(), Errno> {
+        let page = PAGE_SIZE as u64;
+        self.0.fsync(first * page, end.saturating_mul(page), SyncKind::All).map_err(SysError::errno)
+    }
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}

@@ -1,0 +1,4 @@
+//! The front end; see the library.
+fn main() -> std::process::ExitCode {
+    umlaut::main()
+}

@@ -1,0 +1,135 @@
+//! The front end's command line.
+
+use clap::{Args, Parser, Subcommand};
+use kernel::{Config, HostTree, Program, Root, Streams};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// A whole Linux machine as one ordinary process: no root, no KVM, no user namespaces, no ptrace.
+///
+/// Without a command: a root shell in a machine whose / is this system, copy-on-write. Install, delete, break anything; the host's files don't change.
+#[derive(Parser)]
+#[command(name = "umlaut", version, args_conflicts_with_subcommands = true)]
+struct Command {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    machine: Machine,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Run one command in a machine whose / is this system (or --root), copy-on-write; ends with the command's exit status
+    Run(Run),
+    /// Say what this host offers for machines, and what to fix
+    Doctor,
+}
+
+#[derive(Args)]
+struct Machine {
+    /// Directory of the host that becomes /, copy-on-write
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+    /// Show this host path too, copy-on-write
+    #[arg(long, value_name = "PATH")]
+    share: Vec<PathBuf>,
+    /// Show this host path too, written through to the host
+    #[arg(long, value_name = "PATH")]
+    bind: Vec<PathBuf>,
+    /// Memory: a number with K, M or G [default: half of what is available, at most 4G]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    mem: Option<u64>,
+    /// Virtual processors [default: as many as this process may use]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=kernel::MAX_CPUS as i64))]
+    cpus: Option<u16>,
+    /// Set a variable of the environment
+    #[arg(long, value_name = "K=V", value_parser = assignment)]
+    env: Vec<String>,
+    /// Directory to start in [default: the current one]
+    #[arg(long, value_name = "DIR")]
+    workdir: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Run {
+    #[command(flatten)]
+    machine: Machine,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    command: Vec<std::ffi::OsString>,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let bytes = kernel::cmdline::parse_size(text).ok_or("not a size; give a number with K, M or G, such as 512M")?;
+    if bytes < kernel::cmdline::LEAST_MEM {
+        return Err(format!("too little; a machine needs at least {}M", kernel::cmdline::LEAST_MEM >> 20));
+    }
+    Ok(bytes)
+}
+
+fn assignment(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("not of the form NAME=VALUE".into()),
+    }
+}
+
+/// Takes the command line and starts what it asks for.
+pub fn main() -> ExitCode {
+    let command = Command::parse();
+    match command.action {
+        Some(Action::Doctor) => crate::doctor::main(),
+        Some(Action::Run(run)) => start(run.machine, Some(run.command)),
+        None => start(command.machine, None),
+    }
+}
+
+fn start(machine: Machine, command: Option<Vec<std::ffi::OsString>>) -> ExitCode {
+    let argv: Vec<Vec<u8>> = match &command {
+        Some(words) => words.iter().map(|word| word.as_encoded_bytes().to_vec()).collect(),
+        None => vec![b"/bin/bash".to_vec(), b"-i".to_vec()],
+    };
+    let workdir = match machine.workdir.map_or_else(std::env::current_dir, Ok) {
+        Ok(dir) => dir,
+        Err(error) => {
+            eprintln!("umlaut: the current directory can't be found ({error}). Give one: --workdir DIR");
+            return ExitCode::from(125);
+        }
+    };
+    let mut environment = vec![
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        "HOME=/root".to_owned(),
+        "USER=root".to_owned(),
+        "LOGNAME=root".to_owned(),
+        "SHELL=/bin/bash".to_owned(),
+    ];
+    for name in ["TERM", "LANG", "LC_ALL", "COLORTERM", "TZ"] {
+        if let Ok(value) = std::env::var(name) {
+            environment.push(format!("{name}={value}"));
+        }
+    }
+    if command.is_none() {
+        environment.push("PS1=umlaut:\\w\\$ ".to_owned());
+    }
+    environment.extend(machine.env);
+    let config = Config {
+        mem_bytes: machine.mem.unwrap_or_else(default_memory),
+        cpus: machine.cpus.map_or_else(host::checks::processors, usize::from),
+        root: Root::HostTree(HostTree { root: machine.root, shares: machine.share, binds: machine.bind, workdir }),
+        program: Program {
+            candidates: Vec::new(),
+            argv,
+            environment: environment.into_iter().map(String::into_bytes).collect(),
+            search_path: true,
+        },
+        streams: Streams::Standard,
+        ..Config::default()
+    };
+    kernel::start(config).as_run()
+}
+
+/// Half of what is available, at most 4 GiB: it costs only what is touched.
+fn default_memory() -> u64 {
+    let half = host::checks::available_memory() / 2;
+    half.clamp(64 << 20, 4 << 30) & !0xffff
+}
