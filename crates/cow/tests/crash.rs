@@ -7,10 +7,12 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
 use block::{BlockDevice, Durability};
 use common::{Fate, Random, Recorded, scaled};
 use cow::device::Access;
-use cow::{Device, Header, MemoryStorage, Version};
+use cow::{Device, Header, MemoryStorage, Storage, Version};
 
 const SECTORS: u64 = 40;
 type Stamp = u64;
@@ -201,5 +203,53 @@ fn a_flush_during_writes_of_other_threads_keeps_every_write_that_came_before_it(
                 }
             });
         }
+    });
+}
+
+/// A file whose first sync waits until it is let go.
+struct SlowSync {
+    file: MemoryStorage,
+    syncs: AtomicU32,
+    go: AtomicBool,
+}
+
+impl Storage for SlowSync {
+    fn len_bytes(&self) -> Result<u64, abi::Errno> {
+        self.file.len_bytes()
+    }
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, abi::Errno> {
+        self.file.read_at(offset, buffer)
+    }
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), abi::Errno> {
+        self.file.write_at(offset, data)
+    }
+    fn sync(&self) -> Result<(), abi::Errno> {
+        if self.syncs.fetch_add(1, Ordering::SeqCst) == 0 {
+            while !self.go.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_flush_waits_for_another_that_has_its_bits_in_hand() {
+    let (header, backing, image) = start(Version::V3);
+    let file = SlowSync { file: MemoryStorage::new(image), syncs: AtomicU32::new(0), go: AtomicBool::new(false) };
+    let device = Device::new(&file, &header, &backing, Access::ReadWrite).unwrap();
+    device.write(0, &stamped(1), Durability::Cached).unwrap();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| device.flush().unwrap());
+        while file.syncs.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        let second = scope.spawn(|| device.flush().unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let too_early = second.is_finished();
+        file.go.store(true, Ordering::SeqCst);
+        first.join().unwrap();
+        second.join().unwrap();
+        assert!(!too_early, "its bits were not on disk");
     });
 }
