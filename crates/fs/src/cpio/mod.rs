@@ -1,7 +1,7 @@
 //! Initramfs archives: cpio in the formats `newc` (070701) and `crc` (070702), plain or compressed with gzip or zstd, several after another with
 //! zeroes between, as Linux takes them.
 //!
-//! Here: the format, giving each entry to a [`Target`]. The target that makes files (`unpack_into`) uses path operations, so that an archive
+//! Here: the format, giving each entry to a [`Target`]. The target that makes files ([`unpack_into`]) uses path operations, so that an archive
 //! can do nothing that a process with these credentials could not do in its own root.
 //!
 //! Always true: memory is bounded by a few buffers and by the number of hard-linked entries, whatever an archive claims; sizes are believed
@@ -11,6 +11,9 @@
 
 #[cfg(test)]
 mod tests;
+mod unpack;
+
+pub use unpack::unpack_into;
 
 use abi::Errno;
 use std::collections::HashMap;
