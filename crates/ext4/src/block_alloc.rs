@@ -32,8 +32,7 @@ pub enum Claim {
 impl Core {
     /// Clusters that such a caller may still take.
     pub(crate) fn available(&self, claim: Claim) -> u64 {
-        let held: u64 = self.held.values().flatten().map(|run| u64::from(run.len)).sum();
-        let free = self.free_clusters.saturating_sub(held);
+        let free = self.free_clusters.saturating_sub(self.held_clusters);
         match claim {
             Claim::Promised => free,
             Claim::Privileged => free.saturating_sub(self.reserved_clusters),

@@ -105,6 +105,8 @@ pub(crate) struct Core {
     /// Committed, not yet written home.
     pub(crate) logged: HashMap<u64, Block>,
     pub(crate) held: HashMap<u32, Vec<Held>>,
+    /// The sum of `held`.
+    pub(crate) held_clusters: u64,
     /// Inodes changed by transactions that have not committed, with the last one's number.
     pub(crate) changed_inodes: HashMap<u32, u32>,
     /// Inodes on the orphan list or in the orphan file.
@@ -146,6 +148,7 @@ impl Core {
             running: Running { tid: 1, ..Running::default() },
             logged: HashMap::new(),
             held: HashMap::new(),
+            held_clusters: 0,
             changed_inodes: HashMap::new(),
             orphans: HashSet::new(),
             longest_free: HashMap::new(),
@@ -312,6 +315,7 @@ impl Core {
     pub(crate) fn hold(&mut self, group: u32, start: u32, len: u32) {
         let tid = self.running.tid;
         self.held.entry(group).or_default().push(Held { start, len, tid });
+        self.held_clusters += u64::from(len);
         if let Some(undo) = &mut self.undo {
             undo.held.push(group);
         }
@@ -366,7 +370,9 @@ impl Core {
             self.running.revoked.remove(&number);
         }
         for group in undo.held.into_iter().rev() {
-            self.held.get_mut(&group).and_then(Vec::pop);
+            if let Some(run) = self.held.get_mut(&group).and_then(Vec::pop) {
+                self.held_clusters -= u64::from(run.len);
+            }
         }
         for (ino, old) in undo.inodes.into_iter().rev() {
             match old {
@@ -508,6 +514,7 @@ impl Core {
             });
             !runs.is_empty()
         });
+        self.held_clusters -= freed.iter().map(|(_, len)| len >> g.cluster_bits).sum::<u64>();
         freed.sort_unstable();
         self.changed_inodes.retain(|_, changed| is_after(*changed, tid));
         freed

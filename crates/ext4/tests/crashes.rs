@@ -74,7 +74,9 @@ fn live(fs: &Filesystem, disk: &FaultyDisk, seed: u64, steps: u64) -> Vec<Promis
                     promise.touched.insert(to.clone());
                 }
                 if let Some(moved) = files.remove(&name) {
-                    if let Some(gone) = fs.rename((ROOT_INODE, name.as_bytes()), (ROOT_INODE, to.as_bytes()), RenameMode::Replace, NOW).unwrap() {
+                    if let Some(gone) =
+                        fs.rename((ROOT_INODE, name.as_bytes()), (ROOT_INODE, to.as_bytes()), RenameMode::Replace, NOW).unwrap()
+                    {
                         fs.evict(gone).unwrap();
                     }
                     files.insert(to, moved);
@@ -132,7 +134,7 @@ fn after_any_crash_the_image_is_clean_and_keeps_what_fsync_promised() {
             disk.checkpoint();
             let promises = live(&fs, &disk, seed, 120);
             let (end, mut random) = (disk.operations(), Random::new(seed + 99));
-            let step = (end / 60).max(1);
+            let step = (end / 30).max(1);
             for at in (0..=end).step_by(step) {
                 let promise = promises.iter().rfind(|promise| promise.at <= at);
                 let settled = promise.map(|promise| {
@@ -152,7 +154,12 @@ fn after_any_crash_the_image_is_clean_and_keeps_what_fsync_promised() {
                 survive(torn, settled, at % (5 * step) == 0, &what);
             }
             for promise in &promises {
-                survive(disk.crash_keeping_prefix(promise.at, 0), Some(&promise.files), false, &format!("{kind}, seed {seed}, promise at {}", promise.at));
+                survive(
+                    disk.crash_keeping_prefix(promise.at, 0),
+                    Some(&promise.files),
+                    false,
+                    &format!("{kind}, seed {seed}, promise at {}", promise.at),
+                );
             }
         }
     }
@@ -226,5 +233,39 @@ fn a_dying_disk_ends_in_errors_and_never_in_a_panic() {
         assert!(matches!(failed, Some(Error::Device(_) | Error::Aborted | Error::ReadOnly)), "{left}: {failed:?}");
         disk.heal();
         survive(disk.image(), None, true, &format!("died after {left}"));
+    }
+}
+
+#[test]
+fn blocks_of_a_deleted_file_are_not_reused_before_the_deletion_is_durable() {
+    if !have_tools() {
+        return;
+    }
+    for (kind, args) in [KINDS[2], KINDS[3]] {
+        let disk = Arc::new(FaultyDisk::from_image(make_image(args, 17 * 1024, None)));
+        let fs = Filesystem::mount(disk.clone() as Arc<dyn BlockDevice>, options()).unwrap();
+        let old = content(300_000, 1);
+        let ino = fs.create(ROOT_INODE, b"old", &file(0o644)).unwrap().ino;
+        fs.write(ino, 0, &old, NOW, Claim::Ordinary).unwrap();
+        let filler = fs.create(ROOT_INODE, b"filler", &file(0o644)).unwrap().ino;
+        let mut at = 0;
+        while let Ok(count) = fs.write(filler, at, &[9; 65536], NOW, Claim::Ordinary) {
+            at += count as u64;
+        }
+        fs.commit().unwrap();
+        disk.checkpoint();
+        fs.unlink(ROOT_INODE, b"old", NOW).unwrap();
+        fs.evict(ino).unwrap();
+        let new = fs.create(ROOT_INODE, b"new", &file(0o644)).unwrap().ino;
+        let data = content(200_000, 2);
+        assert_eq!(fs.write(new, 0, &data, NOW, Claim::Ordinary), Ok(data.len()), "{kind}");
+        fs.commit().unwrap();
+        for at in 0..=disk.operations() {
+            let fs = mount(&common::disk(disk.crash_keeping_prefix(at, usize::MAX)));
+            match fs.lookup(ROOT_INODE, b"old") {
+                Ok(ino) => assert!(read_all(&fs, ino) == old, "{kind} after {at}: deleted but not durably, and overwritten"),
+                Err(error) => assert_eq!(error, Error::NotFound),
+            }
+        }
     }
 }

@@ -63,6 +63,8 @@ pub(crate) struct Journal {
     block_size: usize,
     /// (first log block, its place on the device, length), in order.
     runs: Vec<(u32, u64, u32)>,
+    /// The log block that holds the journal superblock.
+    superblock_at: u32,
     raw: Vec<u8>,
     /// First block of the circle, and the one behind its last.
     first: u32,
@@ -75,7 +77,6 @@ pub(crate) struct Journal {
     free: u32,
     /// Blocks of the file system that the log may name.
     target_blocks: u64,
-    is_external: bool,
     pub(crate) barrier: bool,
 }
 
@@ -83,18 +84,19 @@ impl Journal {
     /// Opens the journal that the superblock names; `external` is its device when it has one of its own.
     pub(crate) fn open(core: &Core, external: Option<Arc<dyn BlockDevice>>) -> Result<Journal> {
         let block_size = core.geometry.block_size;
-        let (device, runs, is_external) = match (core.superblock.journal_inode(), external) {
+        let (device, runs, superblock_at) = match (core.superblock.journal_inode(), external) {
             (0, Some(device)) => {
-                let (first, len) = external_place(core, device.as_ref())?;
-                (device, vec![(0, first, len)], true)
+                let (superblock_at, len) = external_place(core, device.as_ref())?;
+                (device, vec![(0, 0, len)], superblock_at)
             }
             (0, None) => return Err(Error::BadOption("the journal is on another device: name it with journal_path")),
-            (ino, _) => (core.device.clone(), journal_runs(core, ino)?, false),
+            (ino, _) => (core.device.clone(), journal_runs(core, ino)?, 0),
         };
         let mut journal = Journal {
             device,
             block_size,
             runs,
+            superblock_at,
             raw: Vec::new(),
             first: 0,
             end: 0,
@@ -102,10 +104,9 @@ impl Journal {
             head: 0,
             free: 0,
             target_blocks: core.geometry.blocks_count,
-            is_external,
             barrier: true,
         };
-        let mut raw = journal.read_log(0)?;
+        let mut raw = journal.read_log(superblock_at)?;
         raw.truncate(1024);
         journal.raw = raw;
         journal.check()?;
@@ -113,7 +114,7 @@ impl Journal {
     }
 
     fn check(&mut self) -> Result<()> {
-        let home = self.place(0).unwrap_or(0);
+        let home = self.place(self.superblock_at).unwrap_or(0);
         if be32(&self.raw, 0) != MAGIC {
             return corrupt(home, "journal superblock magic");
         }
@@ -134,7 +135,12 @@ impl Journal {
         }
         let (len, first) = (be32(&self.raw, 0x10), be32(&self.raw, 0x14));
         let mapped = self.runs.last().map_or(0, |run| run.0 + run.2);
-        if be32(&self.raw, 0xc) as usize != self.block_size || len > mapped || len < MIN_BLOCKS || first == 0 || first >= len {
+        if be32(&self.raw, 0xc) as usize != self.block_size
+            || len > mapped
+            || len < MIN_BLOCKS
+            || first <= self.superblock_at
+            || first >= len
+        {
             return corrupt(home, "journal superblock geometry");
         }
         let fast = match (self.incompat() & incompat::FAST_COMMIT != 0, be32(&self.raw, 0x54)) {
@@ -186,7 +192,7 @@ impl Journal {
     }
 
     pub(crate) fn is_external(&self) -> bool {
-        self.is_external
+        self.superblock_at != 0
     }
 
     /// Blocks of log in all.
@@ -238,7 +244,7 @@ impl Journal {
             let sum = self.checksum();
             put_be32(&mut self.raw, 0xfc, sum);
         }
-        let sector = self.place(0)? * (self.block_size / SECTOR_SIZE) as u64;
+        let sector = self.place(self.superblock_at)? * (self.block_size / SECTOR_SIZE) as u64;
         Ok(self.device.write(sector, &self.raw, self.durability())?)
     }
 
@@ -297,8 +303,9 @@ fn journal_runs(core: &Core, ino: u32) -> Result<Vec<(u32, u64, u32)>> {
     Ok(runs)
 }
 
-/// Where the log begins on an external journal device, and its length: behind an ext superblock of its own.
-fn external_place(core: &Core, device: &dyn BlockDevice) -> Result<(u64, u32)> {
+/// Where the journal superblock of an external journal is, behind an ext superblock of its own, and the blocks of the device. Log blocks
+/// are counted from the device's start.
+fn external_place(core: &Core, device: &dyn BlockDevice) -> Result<(u32, u32)> {
     let mut sb = vec![0; 1024];
     device.read(2, &mut sb)?;
     let features = Incompat::from_bits_retain(le32(&sb, 0x60));
@@ -309,8 +316,6 @@ fn external_place(core: &Core, device: &dyn BlockDevice) -> Result<(u64, u32)> {
         return Err(Error::BadOption("journal_path: this journal belongs to another file system"));
     }
     let block_size = core.geometry.block_size as u64;
-    let first = 1024 / block_size + 1;
     let blocks = device.sectors() * SECTOR_SIZE as u64 / block_size;
-    let len = u32::try_from(blocks.saturating_sub(first)).unwrap_or(u32::MAX);
-    Ok((first, len))
+    Ok(((1024 / block_size) as u32 + 1, u32::try_from(blocks).unwrap_or(u32::MAX)))
 }
