@@ -142,6 +142,24 @@ impl Terminal {
         }
     }
 
+    /// Makes it the controlling terminal of a session, with this foreground group: what opening it would do for a leader without one.
+    pub fn give_to(&self, session: Id, group: Id) {
+        let leader = Caller {
+            session,
+            group,
+            is_session_leader: true,
+            controls_this: false,
+            has_terminal: false,
+            shuns_ttin: false,
+            shuns_ttou: false,
+            is_orphaned: false,
+            is_admin: true,
+        };
+        if self.line.lock().control.acquire_by_open(&leader, true) {
+            self.jobs.set_controlling(session, self.me.upgrade());
+        }
+    }
+
     /// The session's leader has exited while it had this terminal.
     pub fn leader_exits(&self) {
         let farewell = self.line.lock().control.leader_exits();

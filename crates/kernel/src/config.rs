@@ -137,6 +137,8 @@ impl Config {
 pub enum End {
     /// It was halted or powered off.
     Halted,
+    /// It asked to be started again.
+    Restart,
     /// The first program ended (`umlaut run`).
     Exited(WaitStatus),
     /// The kernel panicked; the text is in the log and was shown.
@@ -158,8 +160,14 @@ impl End {
     pub fn as_linux(self) -> ExitCode {
         ExitCode::from(match self {
             End::Halted => 0,
+            End::Restart => {
+                let errno = host::start::restart();
+                eprintln!("linux: could not be started again ({errno})");
+                1
+            }
             End::Interrupted => 1,
-            End::Exited(_) | End::Panicked(_) => PANIC_STATUS,
+            End::Exited(_) => PANIC_STATUS,
+            End::Panicked(_) => host::start::abort(),
             End::NotRun(_, sentence) | End::NotStarted(sentence) => {
                 eprintln!("linux: {sentence}");
                 1
@@ -171,7 +179,7 @@ impl End {
     #[must_use]
     pub fn as_run(self) -> ExitCode {
         ExitCode::from(match self {
-            End::Halted => 0,
+            End::Halted | End::Restart => 0,
             End::Exited(WaitStatus::Exited(status)) => status,
             End::Exited(WaitStatus::Killed(signal, _)) => 128 + signal.number() as u8,
             End::Exited(_) => 125,

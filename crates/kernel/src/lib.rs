@@ -3,8 +3,18 @@
 //! It is the only room that knows all others; it joins them and decides nothing that one of them could.
 #![forbid(unsafe_code)]
 
+mod boot;
 pub mod cmdline;
-pub mod log;
+mod config;
+mod console;
+mod hosttree;
+mod machine;
+mod run;
+mod vdso;
+mod wiring;
+
+pub use config::{Config, End, HostTree, Program, Root, Streams};
+pub use machine::start;
 
 /// What `uname -r` says: the Linux release whose behaviour we follow.
 pub const RELEASE: &str = "6.12.0-umlaut";

@@ -210,6 +210,16 @@ impl System {
     pub fn task(&self, tid: i32) -> Result<Arc<Task>, Errno> {
         self.table().task(tid).cloned().ok_or(Errno::ESRCH)
     }
+    /// The terminal that controls a session, or none any more.
+    pub fn set_session_terminal(&self, session: i32, terminal: Option<Arc<dyn ControllingTerminal>>) {
+        let mut table = self.table();
+        let old = match terminal {
+            Some(terminal) => table.terminals.insert(session, terminal),
+            None => table.terminals.remove(&session),
+        };
+        drop(table);
+        drop(old);
+    }
     /// What a user has outstanding.
     pub fn account(&self, uid: u32) -> Arc<UserAccount> {
         let mut users = self.users.lock();

@@ -1,0 +1,192 @@
+//! Boot: from an empty machine to its first process.
+
+use crate::config::{Config, End, Root};
+use crate::console;
+use crate::machine::Machine;
+use crate::run;
+use crate::wiring::INFO;
+use abi::{Errno, SysError};
+use fs::devtmpfs::Devtmpfs;
+use fs::tmpfs::{Options, Tmpfs, TmpfsType};
+use mm::AddressSpace;
+use std::path::Path as HostPath;
+use std::sync::Arc;
+use task::{Current, Shared};
+use vfs::{Caller, Credentials, FdTable, FsContext, LookupFlags, MountFlags, MountNamespace, OnExec, PathAt};
+
+/// The kernel's own view of files before there is a process.
+struct Start {
+    credentials: Arc<Credentials>,
+    fs: Arc<FsContext>,
+    namespace: Arc<MountNamespace>,
+}
+
+impl Start {
+    fn caller<'a>(&'a self, machine: &Machine) -> Caller<'a> {
+        Caller { vfs: machine.vfs, credentials: &self.credentials, fs: &self.fs, namespace: &self.namespace, file_size_limit: u64::MAX }
+    }
+}
+
+/// Descriptors of the first process never are many.
+const FD_LIMIT: u64 = 1024;
+
+/// Boots; when it returns `Ok` the first process runs.
+pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
+    banner(machine, config);
+    let failed = |what: &'static str| move |errno: Errno| End::NotStarted(format!("{what}: {errno}"));
+    let start = make_rootfs(machine).map_err(failed("the root file system could not be made"))?;
+    let entropy: fs::devices::Entropy = Arc::new(host::checks::entropy);
+    fs::devices::register(machine.vfs, entropy).map_err(failed("the memory devices could not be made"))?;
+    let devtmpfs = Devtmpfs::new(machine.vfs).map_err(failed("devtmpfs could not be made"))?;
+    for kind in [Arc::new(TmpfsType::TMPFS) as Arc<dyn vfs::FileSystemType>, Arc::new(TmpfsType::RAMFS), devtmpfs.clone()] {
+        machine.vfs.register_type(kind);
+    }
+    let consoles = console::make(machine, config).map_err(failed("the console could not be opened"))?;
+    fill_root(machine, config, &start)?;
+    let caller = start.caller(machine);
+    mount_at(&caller, b"/dev", b"devtmpfs").map_err(failed("/dev could not be mounted"))?;
+    let files = console::open(&caller, &consoles).map_err(failed("the first process's standard streams could not be opened"))?;
+    let mut current = first_process(machine, &start, files).map_err(failed("the first process could not be made"))?;
+    if let Some(terminal) = &consoles.terminal {
+        terminal.give_to(current.pid(), current.pid());
+    }
+    if config.program.search_path {
+        current.process().signals().set_unkillable(false);
+    }
+    exec_first(machine, config, &mut current)?;
+    machine.scheduler.spawn(move || run::run(current)).map(drop).map_err(failed("the first process could not be started"))
+}
+
+fn banner(machine: &Machine, config: &Config) {
+    let log = |text: String| machine.vfs.log.print(INFO, &text);
+    log(format!("Linux version {} (Umlaut {})", crate::RELEASE, env!("CARGO_PKG_VERSION")));
+    log(format!("Kernel command line: {}", config.command_line));
+    let ram = machine.system.ram.stats();
+    log(format!("Memory: {}k available", (ram.free * abi::PAGE_SIZE) >> 10));
+    log(format!("SMP: {} virtual processors", machine.scheduler.cpus()));
+}
+
+fn make_rootfs(machine: &Machine) -> Result<Start, Errno> {
+    let tmpfs = Tmpfs::new(machine.system.ram, "rootfs", Options { mode: Some(0o755), ..Options::default() })?;
+    let mount = machine.vfs.new_mount(tmpfs, b"rootfs", MountFlags::empty())?;
+    let fs = FsContext::new(mount.root_path());
+    let namespace = MountNamespace::new(mount);
+    Ok(Start { credentials: Arc::new(Credentials::root()), fs, namespace })
+}
+
+fn fill_root(machine: &Machine, config: &Config, start: &Start) -> Result<(), End> {
+    match &config.root {
+        Root::Initramfs(archive) => unpack(machine, start, archive),
+        Root::HostTree(tree) => crate::hosttree::mount(machine, &start.caller(machine), tree),
+        Root::HostDirectory(dir) => crate::hosttree::mount_directory(machine, &start.caller(machine), dir, config.root_read_only),
+        Root::Device(name) => Err(no_root(machine, name)),
+    }
+}
+
+fn unpack(machine: &Machine, start: &Start, archive: &HostPath) -> Result<(), End> {
+    let mut source = host::start::open_archive(archive).map_err(End::NotStarted)?;
+    let caller = start.caller(machine);
+    let root = start.fs.root();
+    match fs::cpio::unpack_into(&caller, &root, &mut source) {
+        Ok(done) => {
+            machine.vfs.log.print(INFO, &format!("Unpacked initramfs: {} entries, {} KiB", done.entries, done.data_bytes >> 10));
+            Ok(())
+        }
+        Err((error, done)) => {
+            Err(End::NotStarted(format!("the initramfs {} can't be used: {error} (after {} entries)", archive.display(), done.entries)))
+        }
+    }
+}
+
+/// The reference's words for a root that is not there.
+fn no_root(machine: &Machine, name: &str) -> End {
+    let log = |text: &str| machine.vfs.log.print(0, text);
+    let name = if name.is_empty() { "98:0" } else { name };
+    log(&format!("VFS: Cannot open root device \"{name}\" or unknown-block(98,0)"));
+    log("Please append a correct \"root=\" boot option; here are the available partitions:");
+    let text = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(98,0)";
+    log(text);
+    End::Panicked(text.into())
+}
+
+/// Mounts a file system of type `kind` on a directory, which is made if need be.
+pub fn mount_at(caller: &Caller<'_>, target: &[u8], kind: &[u8]) -> Result<(), Errno> {
+    make_directory(caller, target)?;
+    caller.mount(kind, PathAt::cwd(target), kind, MountFlags::empty(), b"").map_err(SysError::errno)
+}
+
+/// Makes a directory unless it is there.
+pub fn make_directory(caller: &Caller<'_>, path: &[u8]) -> Result<(), Errno> {
+    match caller.mkdir(PathAt::cwd(path), 0o755).map_err(SysError::errno) {
+        Ok(_) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn first_process(machine: &Machine, start: &Start, files: Vec<Arc<vfs::OpenFile>>) -> Result<Current, Errno> {
+    let table = FdTable::new(machine.system.ram);
+    for file in files {
+        table.add(file, FD_LIMIT, OnExec::Keep)?;
+    }
+    let space = machine.system.platform.new_space()?;
+    let memory = AddressSpace::new(machine.system.ram, space, mm::Limits::default())?;
+    let shared = Shared { memory, files: table, fs: start.fs.clone(), namespace: start.namespace.clone() };
+    machine.system.first_process(shared, b"init")
+}
+
+/// Runs the first program: the first candidate that is there, or the command by its path or along `PATH`.
+fn exec_first(machine: &Machine, config: &Config, current: &mut Current) -> Result<(), End> {
+    let program = &config.program;
+    if program.search_path {
+        return exec_command(config, current);
+    }
+    for candidate in &program.candidates {
+        let mut argv = vec![candidate.clone()];
+        argv.extend(program.argv.iter().cloned());
+        match current.exec(None, candidate, argv, program.environment.clone(), 0) {
+            Ok(()) => {
+                machine.vfs.log.print(INFO, &format!("Run {} as init process", String::from_utf8_lossy(candidate)));
+                return Ok(());
+            }
+            Err(error) if error.errno() == Errno::ENOENT => {}
+            Err(error) => {
+                let text =
+                    format!("Starting init: {} exists but couldn't execute it ({})", String::from_utf8_lossy(candidate), error.errno());
+                machine.vfs.log.print(3, &text);
+            }
+        }
+    }
+    let text = "Kernel panic - not syncing: No working init found.  Try passing init= option to kernel. See Linux Documentation/admin-guide/init.rst for guidance.";
+    machine.vfs.log.print(0, text);
+    Err(End::Panicked(text.into()))
+}
+
+fn exec_command(config: &Config, current: &mut Current) -> Result<(), End> {
+    let program = &config.program;
+    let name = program.argv.first().cloned().unwrap_or_default();
+    let candidates: Vec<Vec<u8>> = if name.contains(&b'/') {
+        vec![name.clone()]
+    } else {
+        let path = program.environment.iter().find_map(|v| v.strip_prefix(b"PATH=")).unwrap_or(b"/usr/bin:/bin");
+        path.split(|b| *b == b':').map(|dir| [dir, b"/", &name].concat()).collect()
+    };
+    let shown = String::from_utf8_lossy(&name).into_owned();
+    let mut worst = Errno::ENOENT;
+    for candidate in candidates {
+        match current.exec(None, &candidate, program.argv.clone(), program.environment.clone(), 0).map_err(SysError::errno) {
+            Ok(()) => return Ok(()),
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(errno) => worst = errno,
+        }
+    }
+    Err(match worst {
+        Errno::ENOENT => End::NotRun(127, format!("{shown}: there is no such command in the machine")),
+        Errno::ENOEXEC => End::NotRun(126, format!("{shown}: it is not a program for x86-64 Linux, nor a script with an interpreter line")),
+        errno => End::NotRun(126, format!("{shown}: it can't be run ({errno})")),
+    })
+}
+
+/// Whether a path leads anywhere in the machine.
+pub fn exists(caller: &Caller<'_>, path: &[u8]) -> bool {
+    caller.lookup(PathAt::cwd(path), LookupFlags::FOLLOW).is_ok()
+}

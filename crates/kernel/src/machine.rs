@@ -1,0 +1,92 @@
+//! Starting a machine and waiting for its end.
+//!
+//! The calling thread makes the template of all stubs, and stubs die with it: it stays until the machine has ended, and does nothing but wait.
+
+use crate::boot;
+use crate::config::{Config, End};
+use crate::vdso::Vdso;
+use crate::wiring::{INFO, JobControl, Wiring};
+use abi::Errno;
+use host::machine::{HostMachine, start_cpus};
+use host::memory::MemoryFile;
+use host::stub::{Stubs, guest_process_limit};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+use sync::sched::Scheduler;
+use task::{Limits, System};
+use vfs::Vfs;
+
+/// A machine that is up, before anything runs in it.
+pub struct Machine {
+    pub system: &'static System,
+    pub vfs: &'static Vfs,
+    pub scheduler: &'static Scheduler,
+    pub jobs: Arc<JobControl>,
+}
+
+/// Starts a machine and waits until it has ended. Once in a process.
+pub fn start(config: Config) -> End {
+    if let Some(sentence) = host::checks::first_missing() {
+        return End::NotStarted(sentence);
+    }
+    host::checks::raise_descriptor_limit();
+    match bring_up(&config) {
+        Ok((machine, end)) => {
+            let ended = match boot::boot(&machine, &config) {
+                Ok(()) => wait_for_end(&end),
+                Err(end) => end,
+            };
+            shut_down(&machine);
+            ended
+        }
+        Err(sentence) => End::NotStarted(sentence),
+    }
+}
+
+fn bring_up(config: &Config) -> Result<(Machine, Receiver<End>), String> {
+    let memory_error =
+        |errno: Errno| format!("guest memory of {} MiB could not be had from the host ({errno}); give less: mem=", config.mem_bytes >> 20);
+    let len = usize::try_from(config.mem_bytes).map_err(|_| memory_error(Errno::ENOMEM))?;
+    let memory = MemoryFile::new(len).map_err(memory_error)?;
+    let process_limit = guest_process_limit();
+    let stubs = Stubs::start(memory.descriptor(), config.mem_bytes, process_limit).map_err(host::checks::explain_start)?;
+    let ram = ram::Ram::new(memory.into_backing());
+    sync::install_clock(Box::new(host::clock::MachineClock::new()));
+    stubs.warm_up().map_err(host::checks::explain_start)?;
+    let scheduler = Scheduler::install(Box::new(HostMachine::new(stubs)), config.cpus.clamp(1, crate::MAX_CPUS))
+        .map_err(|errno| format!("the scheduler could not be started ({errno})"))?;
+    start_cpus(scheduler, stubs).map_err(|errno| format!("the virtual processors' threads could not be started ({errno})"))?;
+
+    let vfs = Vfs::new(ram);
+    for remark in &config.remarks {
+        vfs.log.print(INFO, remark);
+    }
+    let vdso = Vdso::new(ram, stubs.host_clock_gettime()).map_err(memory_error)?;
+    let (sender, end) = sync_channel(1);
+    let wiring = Wiring { scheduler, vfs, vdso, end: sender, first_is_command: config.program.search_path };
+    let limits = Limits { threads_max: process_limit.max(16), ..Limits::default() };
+    let system = System::new(ram, vfs, Arc::new(stubs), Box::new(wiring), limits);
+    let jobs = Arc::new(JobControl::default());
+    let _ = jobs.system.set(system);
+    Ok((Machine { system, vfs, scheduler, jobs }, end))
+}
+
+/// Waits for the machine to say that it has ended, or for this process to be told to end.
+fn wait_for_end(end: &Receiver<End>) -> End {
+    loop {
+        match end.recv_timeout(Duration::from_secs(3600)) {
+            Ok(end) => return end,
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return End::Halted,
+        }
+    }
+}
+
+/// Lets output drain and gives the terminal back. Stubs and threads end with the process.
+fn shut_down(machine: &Machine) {
+    machine.vfs.sync_all();
+    // A reader that does not read keeps us no longer than this; what it missed is its own affair.
+    let _ = host::channel::flush_all(Some(sync::monotonic_ns() + 5_000_000_000));
+    host::channel::restore_terminals();
+}

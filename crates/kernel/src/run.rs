@@ -1,0 +1,57 @@
+//! The run loop: one fiber for each guest thread.
+//!
+//! Everything a guest thread causes happens here, on its own fiber, in straight-line code: it runs until it needs the kernel, is served, and runs
+//! again. A bug of ours that panics ends the guest's process, not the machine (an oops).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use task::{Current, Next, Process};
+
+/// Runs the thread until it exits. Called on the thread's own fiber.
+pub fn run(mut current: Current) {
+    current.begin();
+    let process = current.process().clone();
+    let name = current.task().comm_text();
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        serve(&mut current);
+        current
+    }));
+    match outcome {
+        Ok(current) => current.exit(),
+        Err(cause) => oops(&process, &name, &*cause),
+    }
+}
+
+fn serve(current: &mut Current) {
+    use platform::Exit;
+    while current.before_guest() == Next::Resume {
+        match current.resume() {
+            Exit::Syscall { number, args, .. } => {
+                let outcome = syscall::call(current, number, args);
+                current.finish_call(number, outcome);
+            }
+            Exit::Fault { addr, access } => current.handle_fault(addr, access),
+            Exit::Exception { signal, code, addr } => current.handle_exception(signal, code, addr),
+            Exit::Kicked => {}
+            Exit::Gone => current.handle_gone(),
+        }
+        if sync::sched::should_yield() {
+            sync::yield_now();
+        }
+    }
+}
+
+/// A panic unwound to here: the thread's own state is gone with its fiber, the rest of its process is killed.
+fn oops(process: &Arc<Process>, name: &str, cause: &(dyn std::any::Any + Send)) {
+    let text = cause
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| cause.downcast_ref::<&str>().copied())
+        .unwrap_or("a panic without a message");
+    process.system.hooks.log(&format!("Oops: {text}"));
+    process.system.hooks.log(&format!("Oops: the kernel side of {name}[{}] ends here", process.pid()));
+    process.kill_forcibly();
+    if process.pid() == 1 {
+        process.system.hooks.init_died(abi::WaitStatus::Killed(abi::Signal::SIGSEGV, false));
+    }
+}
