@@ -44,6 +44,8 @@ struct Line {
     /// Input that the discipline had no room for.
     refused: Vec<u8>,
     hung_up: bool,
+    /// Nothing more will come from the channel; readers get the end of the file, and output goes on.
+    input_ended: bool,
     exclusive: bool,
     opens: usize,
 }
@@ -88,6 +90,7 @@ impl Terminal {
                 size: WinSize::default(),
                 refused: Vec::new(),
                 hung_up: false,
+                input_ended: false,
                 exclusive: false,
                 opens: 0,
             }),
@@ -205,6 +208,9 @@ impl Terminal {
         let mut buffer = [0; INPUT_CHUNK];
         loop {
             let mut line = self.line.lock();
+            if line.input_ended && line.refused.is_empty() {
+                return;
+            }
             if line.refused.is_empty() {
                 if line.discipline.room() == 0 && line.discipline.poll().readable {
                     return;
@@ -236,10 +242,13 @@ impl Terminal {
         }
     }
 
+    /// A terminal or a connection of the host that ends is a hangup; a file or pipe that ends has only been read.
     fn channel_ended(&self) {
-        if !self.line.lock().hung_up {
+        let first = !std::mem::replace(&mut self.line.lock().input_ended, true);
+        if first && self.channel.is_terminal() {
             self.hang_up();
         }
+        self.readers.notify(Events::IN | Events::RDNORM);
     }
 
     fn update_size(&self) {
@@ -338,7 +347,7 @@ impl Terminal {
         }
         let poll = line.discipline.poll();
         let mut events = Events::empty();
-        events.set(Events::IN | Events::RDNORM, poll.readable);
+        events.set(Events::IN | Events::RDNORM, poll.readable || line.input_ended);
         events.set(Events::OUT | Events::WRNORM, poll.writable);
         events
     }
@@ -385,7 +394,7 @@ impl FileOps for TerminalFile {
             let mut deadline = None;
             let step = {
                 let mut line = terminal.line.lock();
-                if line.hung_up && !line.discipline.poll().readable {
+                if (line.hung_up || line.input_ended) && !line.discipline.poll().readable {
                     break call.filled();
                 }
                 line.discipline.read(&mut call, &mut buffer, sync::monotonic_ns(), nonblocking)

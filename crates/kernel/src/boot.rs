@@ -12,7 +12,7 @@ use mm::AddressSpace;
 use std::path::Path as HostPath;
 use std::sync::Arc;
 use task::{Current, Shared};
-use vfs::{Caller, Credentials, FdTable, FsContext, LookupFlags, MountFlags, MountNamespace, OnExec, PathAt};
+use vfs::{Caller, Credentials, FdTable, FsContext, MountFlags, MountNamespace, OnExec, PathAt};
 
 /// The kernel's own view of files before there is a process.
 struct Start {
@@ -184,9 +184,4 @@ fn exec_command(config: &Config, current: &mut Current) -> Result<(), End> {
         Errno::ENOEXEC => End::NotRun(126, format!("{shown}: it is not a program for x86-64 Linux, nor a script with an interpreter line")),
         errno => End::NotRun(126, format!("{shown}: it can't be run ({errno})")),
     })
-}
-
-/// Whether a path leads anywhere in the machine.
-pub fn exists(caller: &Caller<'_>, path: &[u8]) -> bool {
-    caller.lookup(PathAt::cwd(path), LookupFlags::FOLLOW).is_ok()
 }
