@@ -9,7 +9,7 @@ use std::path::Path;
 use block::{BlockDevice, Durability};
 use common::{Scratch, debian, run};
 use cow::device::Access;
-use cow::{Device, Header};
+use cow::{Device, Header, Version};
 use tools::host_file::HostFile;
 
 const MOO: &str = env!("CARGO_BIN_EXE_uml_moo");
@@ -219,4 +219,27 @@ fn a_disk_in_use_is_not_merged_in_place() {
     assert_eq!(run(MKCOW, &["-f", "c.cow", "back"], &scratch.0).status, 1);
     let warned = run(MOO, &["c.cow", "new"], &scratch.0);
     assert!(warned.status == 0 && warned.stderr.contains(&holder), "{}", warned.stderr);
+}
+
+#[test]
+fn files_of_old_versions_are_merged_and_as_debian_merges_them() {
+    for version in [Version::V1Little, Version::V1Big, Version::V2, Version::V3Broken] {
+        let scratch = Scratch::new();
+        backing(&scratch, 4 << 20);
+        let path = scratch.path("back");
+        let mtime = fs::metadata(&path).unwrap().mtime() as u32;
+        let alignment = if version.number() == 3 { 4096 } else { 512 };
+        let header = Header { version, alignment, ..Header::new(path.into_os_string().into_encoded_bytes(), 4 << 20, mtime) };
+        let file = File::options().read(true).write(true).create_new(true).open(scratch.path("c.cow")).unwrap();
+        header.create(&HostFile(file)).unwrap();
+        write_sectors(&scratch.path("c.cow"), &[(0, 1), (1000, 2), (8191, 3)]);
+        assert_eq!(run(MOO, &["c.cow", "new"], &scratch.0).status, 0);
+        let merged = fs::read(scratch.path("new")).unwrap();
+        assert!(merged == content(&scratch.path("c.cow")) && merged[1000 * 512] == 2, "{version:?}");
+        // Debian's reads only its own byte order.
+        let Some(theirs) = debian("uml_moo").filter(|_| version != Version::V1Big) else { continue };
+        let ended = run(theirs, &["c.cow", "theirs"], &scratch.0);
+        println!("{version:?}: {ended:?}");
+        assert!(fs::read(scratch.path("theirs")).is_ok_and(|theirs| theirs == merged), "{version:?}");
+    }
 }
