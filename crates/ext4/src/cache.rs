@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use crate::lock::Mutex;
+use sync::SpinLock;
 
 /// What kind of content a block's checksum and structure were checked as.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -80,13 +80,13 @@ struct Slots {
 
 /// Clean metadata blocks, at most `capacity` of them, replaced by the clock algorithm.
 pub(crate) struct Cache {
-    slots: Mutex<Slots>,
+    slots: SpinLock<Slots>,
     capacity: usize,
 }
 
 impl Cache {
     pub(crate) fn new(capacity: usize) -> Cache {
-        Cache { slots: Mutex::new(Slots::default()), capacity: capacity.max(16) }
+        Cache { slots: SpinLock::new(Slots::default()), capacity: capacity.max(16) }
     }
 
     pub(crate) fn get(&self, number: u64) -> Option<Block> {

@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::Errno;
 use block::{BlockDevice, Durability, SECTOR_SIZE};
+use sync::{Mutex, Rank, RwLock, SpinLock};
 
 use crate::cache::Block;
 use crate::core::{Core, Sealed, is_after};
 use crate::error::{Error, Result};
 use crate::inode::Timestamp;
 use crate::journal::Journal;
-use crate::lock::{Gate, Mutex, RwLock};
+use crate::lock::Gate;
 use crate::options::{ErrorPolicy, Options};
 use crate::superblock::{Compat, Incompat, RoCompat, Superblock, state};
 
@@ -75,10 +76,10 @@ pub struct Filesystem {
     pub(crate) core: RwLock<Core>,
     journal: Mutex<Option<Journal>>,
     gate: Gate,
-    options: Mutex<Options>,
-    events: Mutex<Vec<Event>>,
-    clock: Mutex<Timestamp>,
-    committed: Mutex<u32>,
+    options: SpinLock<Options>,
+    events: SpinLock<Vec<Event>>,
+    clock: SpinLock<Timestamp>,
+    committed: SpinLock<u32>,
     read_only: AtomicBool,
     aborted: AtomicBool,
     has_journal: bool,
@@ -165,12 +166,12 @@ impl Filesystem {
         let read_only = options.read_only;
         let filesystem = Arc::new(Filesystem {
             core: RwLock::new(core),
-            journal: Mutex::new(journal),
-            gate: Gate::default(),
-            clock: Mutex::new(options.now),
-            options: Mutex::new(options),
-            events: Mutex::new(events),
-            committed: Mutex::new(committed),
+            journal: Mutex::ranked(Rank::Journal, journal),
+            gate: Gate::new(),
+            clock: SpinLock::new(options.now),
+            options: SpinLock::new(options),
+            events: SpinLock::new(events),
+            committed: SpinLock::new(committed),
             read_only: AtomicBool::new(true),
             aborted: AtomicBool::new(false),
             has_journal,
@@ -429,7 +430,8 @@ impl Filesystem {
         if self.is_read_only() {
             return error;
         }
-        let (in_options, mut core) = (self.options.lock().errors, self.core.write());
+        let in_options = self.options.lock().errors;
+        let mut core = self.core.write();
         let policy = in_options.unwrap_or(match core.superblock.errors_behaviour() {
             2 => ErrorPolicy::RemountReadOnly,
             3 => ErrorPolicy::Panic,
