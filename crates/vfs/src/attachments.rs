@@ -1,6 +1,7 @@
 //! What the kernel hangs on an inode whatever its file system: the pipe of a FIFO, a bound socket, counts of writers. Made when first needed, so
 //! that an idle inode pays two words.
 
+use crate::locks::FileLocks;
 use crate::notify::{WATCHES, Watch};
 use crate::pipe::Pipe;
 use abi::Errno;
@@ -22,6 +23,7 @@ struct More {
     socket: SpinLock<Option<Weak<dyn Any + Send + Sync>>>,
     fifo: SpinLock<Weak<Pipe>>,
     watches: SpinLock<Vec<Arc<dyn Watch>>>,
+    locks: FileLocks,
 }
 
 impl Attachments {
@@ -65,6 +67,12 @@ impl Attachments {
                 new
             }
         }
+    }
+    pub(crate) fn locks(&self) -> &FileLocks {
+        &self.more().locks
+    }
+    pub(crate) fn locks_if_any(&self) -> Option<&FileLocks> {
+        self.more.get().map(|more| &more.locks)
     }
     /// Adds a watch; [`Attachments::remove_watch`] takes it off again.
     pub fn add_watch(&self, watch: Arc<dyn Watch>) {

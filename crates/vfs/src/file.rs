@@ -244,6 +244,13 @@ pub struct OpenFile {
 }
 
 static NEXT_FILE_ID: AtomicU64 = AtomicU64::new(1);
+static OPEN_FILES: AtomicU64 = AtomicU64::new(0);
+
+/// Open file descriptions of the machine, `/proc/sys/fs/file-nr`.
+#[must_use]
+pub fn open_files() -> u64 {
+    OPEN_FILES.load(Ordering::Relaxed)
+}
 
 impl OpenFile {
     /// A description of what was opened. `flags` as open(2) had them; those that act only once are dropped.
@@ -394,6 +401,15 @@ impl OpenFile {
         self.writable()?;
         self.write_positioned(&mut position, source)
     }
+    /// close(2) of a descriptor of the table `owner`: tells the file and drops the table's POSIX locks on it.
+    pub fn closed_by(&self, owner: u64) -> Result<(), Errno> {
+        if self.flags().contains(OpenFlags::PATH) {
+            return Ok(());
+        }
+        let result = self.ops.flush(self);
+        crate::locks::release_locks(self.inode(), crate::locks::LockOwner::Process(owner));
+        result
+    }
     /// lseek(2).
     pub fn seek(&self, offset: i64, whence: Whence) -> SysResult<u64> {
         self.not_path()?;
@@ -447,9 +463,11 @@ impl OpenFile {
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
+        OPEN_FILES.fetch_sub(1, Ordering::Relaxed);
         if self.flags().contains(OpenFlags::PATH) {
             return;
         }
+        crate::locks::release_file(self.inode().attachments(), self.id);
         self.ops.release(self);
         crate::notify::closed(&self.path, self.flags().can_write());
         if self.counts_as_writer {

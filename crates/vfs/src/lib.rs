@@ -22,6 +22,7 @@ mod flags;
 mod fscontext;
 mod inode;
 mod klog;
+mod locks;
 mod mount;
 mod mounting;
 mod names;
@@ -46,13 +47,14 @@ pub use dentry::{Dentry, DentryCache, Name};
 pub use device::{Device, DeviceAction, DeviceInfo, DeviceKind, DeviceSubscriber, Devices};
 pub use fdtable::{Fd, FdTable, OnExec};
 pub use file::{
-    FileOps, IoctlCaller, MapAccess, MapRequest, OpenFile, OwnerKind, Positioning, SignalOwner, SyncKind, Whence, default_seek,
+    FileOps, IoctlCaller, MapAccess, MapRequest, OpenFile, OwnerKind, Positioning, SignalOwner, SyncKind, Whence, default_seek, open_files,
 };
 pub use filesystem::{FileSystem, FileSystemType, MountRequest};
 pub use flags::{Access, LookupFlags, MountFlags, OpenFlags, RenameFlags};
 pub use fscontext::{Caller, FsContext};
 pub use inode::{AccessPolicy, CachePolicy, Emit, Inode, Link, Open, XattrMode};
 pub use klog::{KernelLog, LogRecord};
+pub use locks::{LockKind, LockOwner, LockWait, RangeLock, flock, get_lock, lock_table, release_locks, set_lock, unlock};
 pub use mount::{Mount, MountNamespace, Propagation, SuperBlock};
 pub use mounting::{MountMap, Unmount};
 pub use notify::{NotifyMask, Watch};
@@ -64,4 +66,4 @@ pub use poll::{PollItem, PollTable, poll_files};
 pub use types::{DeviceNumber, DirEntry, FileKind, Metadata, Owner, SetAttr, StatFs, Timestamp};
 pub use user::{Sink, SliceSink, SliceSource, Source, UserMemory, UserRange, UserSink, UserSource};
 pub use vfs::Vfs;
-pub use walk::{NAME_MAX, PATH_MAX, PathAt, is_below, name_below};
+pub use walk::{NAME_MAX, PATH_MAX, PathAt, display_name, is_below, name_below, name_in_mount};

@@ -434,6 +434,8 @@ impl Caller<'_> {
         let pipe = Pipe::new(self.vfs.ram())?;
         let owner = Owner { mode: 0o600, uid: self.credentials.fsuid, gid: self.credentials.fsgid };
         let path = self.vfs.anon_path(AnonKind::Pipe, FileKind::Fifo, owner)?;
+        // So that /proc/PID/fd/N opens this pipe and not another.
+        path.inode().attachments().fifo_or(pipe.clone());
         let flags = flags.intersection(OpenFlags::NONBLOCK | OpenFlags::DIRECT);
         let reader = self.open_with(path.clone(), pipe.open_end(true, false), flags)?;
         let writer = self.open_with(path, pipe.open_end(false, true), flags | OpenFlags::WRONLY)?;

@@ -410,3 +410,47 @@ pub fn name_below(path: &Path, root: &Path) -> Option<Vec<u8>> {
     }
     Some(text)
 }
+
+/// How `path` is shown to somebody with this root: as [`name_below`] says; ` (deleted)` after what has lost its name, `(unreachable)` before what
+/// lies elsewhere, and the bare name of files that are in no tree (`pipe:[17]`).
+#[must_use]
+pub fn display_name(path: &Path, root: &Path) -> Vec<u8> {
+    let mut text = match name_below(path, root) {
+        Some(text) => text,
+        None => {
+            let (parent, name) = path.dentry.place();
+            match parent {
+                None if path.is_mount_root() => b"/".to_vec(),
+                // In no tree. Those that say so have a name of their own kind; the rest are files of memory.
+                None if path.dentry.is_deleted() => [b"/", &*name].concat(),
+                None => return name.to_vec(),
+                Some(_) => [&b"(unreachable)"[..], &name_in_mount(path)].concat(),
+            }
+        }
+    };
+    if path.dentry.is_deleted() {
+        text.extend_from_slice(b" (deleted)");
+    }
+    text
+}
+
+/// The name of `path` from the root of its file system.
+#[must_use]
+pub fn name_in_mount(path: &Path) -> Vec<u8> {
+    let top = path.mount.superblock().root();
+    let root = Path { mount: path.mount.clone(), dentry: top.clone() };
+    let mut names = Vec::new();
+    let mut at = path.dentry.clone();
+    while !Arc::ptr_eq(&at, &root.dentry) {
+        let (parent, name) = at.place();
+        names.push(name);
+        match parent {
+            Some(parent) => at = parent,
+            None => break,
+        }
+    }
+    if names.is_empty() {
+        return b"/".to_vec();
+    }
+    names.iter().rev().flat_map(|name| [&b"/"[..], name].concat()).collect()
+}
