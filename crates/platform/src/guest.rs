@@ -91,7 +91,7 @@ pub trait GuestThread: Send {
     /// After [`Exit::Syscall`]: what the call returns.
     fn set_result(&mut self, value: u64);
     /// After [`Exit::Syscall`] of `munmap`, `mprotect`: let the host run this very call with these very arguments when the thread is resumed.
-    /// The caller has checked them.
+    /// The caller has checked them. The host's result is the call's: [`GuestThread::set_result`] changes nothing any more.
     fn let_host_run(&mut self);
     /// All registers, to read. After [`Exit::Syscall`], `rax` is the call's number until [`GuestThread::set_result`]. May cost a round trip.
     fn regs(&mut self) -> Result<Regs, SpaceGone>;

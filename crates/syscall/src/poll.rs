@@ -111,7 +111,7 @@ fn after(ns: u64) -> Deadline {
 
 /// poll(2).
 pub fn poll(current: &mut Current, fds: UserAddr, count: u32, timeout_ms: i32) -> SysResult<usize> {
-    let deadline = u64::try_from(timeout_ms).ok().map_or(None, |ms| after(ms * 1_000_000));
+    let deadline = u64::try_from(timeout_ms).ok().and_then(|ms| after(ms * 1_000_000));
     match poll_common(current, fds, count, deadline) {
         Err(SysError::Restart(_)) => {
             // Run again after a stop, it waits for what is left, not for as long again.

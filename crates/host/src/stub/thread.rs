@@ -327,6 +327,8 @@ impl platform::GuestThread for GuestThread {
 
     fn set_result(&mut self, value: u64) {
         match &mut self.parked().pending {
+            // The host's own result is the call's.
+            Pending::Call { answer: Answer::HostRuns, .. } => {}
             Pending::Call { answer, .. } => *answer = Answer::Value(value),
             Pending::Frame { regs, dirty, .. } => {
                 regs.set_result(value);

@@ -30,7 +30,7 @@ const HEAD_LEN: usize = 256;
 /// Scripts that may lead to one another.
 const SCRIPT_DEPTH: usize = 5;
 /// Where relocatable programs go, before randomisation (`ELF_ET_DYN_BASE`).
-const DYN_BASE: u64 = TASK_SIZE / 3 * 2 & !(PAGE_SIZE as u64 - 1);
+const DYN_BASE: u64 = (TASK_SIZE / 3 * 2) & !(PAGE_SIZE as u64 - 1);
 /// Pages mapped at once at the entry point and of small data segments.
 const PREMAP_PAGES: u64 = 64;
 const PAGE_MASK: u64 = PAGE_SIZE as u64 - 1;
@@ -346,8 +346,11 @@ fn read_image(file: &Arc<OpenFile>, header: &Header) -> SysResult<Image> {
     Ok(Image::parse(header, &table)?)
 }
 
+/// A script's interpreter, and the one argument that its line may give.
+type Interpreter = (Vec<u8>, Option<Vec<u8>>);
+
 /// `#!`: the interpreter and its one argument, execve(2) "Interpreter scripts". ENOEXEC for a line that names none.
-fn script(head: &[u8]) -> Result<Option<(Vec<u8>, Option<Vec<u8>>)>, Errno> {
+fn script(head: &[u8]) -> Result<Option<Interpreter>, Errno> {
     let Some(rest) = head.strip_prefix(b"#!") else { return Ok(None) };
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let end = rest.iter().position(|byte| *byte == b'\n' || *byte == 0);
