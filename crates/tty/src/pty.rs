@@ -73,6 +73,16 @@ pub struct PtyEffects {
     pub hang_up: bool,
 }
 
+impl PtyEffects {
+    /// Adds the effects of a later call.
+    pub fn merge(&mut self, later: PtyEffects) {
+        self.signals = self.signals.union(later.signals);
+        self.wake_master |= later.wake_master;
+        self.wake_slave |= later.wake_slave;
+        self.hang_up |= later.hang_up;
+    }
+}
+
 /// What poll(2) would say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PtyPoll {
@@ -277,7 +287,7 @@ impl PtyPair {
         self.slave.ld.termios()
     }
 
-    /// Changes the slave's settings, whichever end asks. What has no hardware here is forced ([`Termios::force_pty_hardware`]).
+    /// Changes the slave's settings (TCSANOW, TCSADRAIN), whichever end asks. What has no hardware here is forced ([`Termios::force_pty_hardware`]).
     pub fn set_termios(&mut self, mut new: Termios) -> PtyEffects {
         let mut effects = PtyEffects::default();
         new.force_pty_hardware();
@@ -312,11 +322,12 @@ impl PtyPair {
         effects
     }
 
-    /// The input flush of TCSAFLUSH: what the other end has on the way still arrives.
-    pub fn flush_buffered_input(&mut self) -> PtyEffects {
+    /// Changes the settings as TCSAFLUSH does: what the slave has buffered is gone; what is on the way arrives under the new settings.
+    pub fn set_termios_and_flush(&mut self, new: Termios) -> PtyEffects {
         let mut effects = PtyEffects::default();
         let produced = self.slave.ld.flush(Queue::Input);
         self.absorb(Side::Slave, produced, &mut effects);
+        effects.merge(self.set_termios(new));
         self.transmit(Side::Master, &mut effects);
         effects
     }

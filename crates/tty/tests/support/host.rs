@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use abi::Signal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -47,14 +47,27 @@ pub fn record(scripts: &[Script], patience: u32) -> Vec<Trace> {
     fs::create_dir_all(&directory).expect("a temporary directory");
     let text: String = scripts.iter().map(|script| format!("{script}\n")).collect();
     fs::write(directory.join("scripts"), text).expect("the scripts are written");
-    let status = Command::new(std::env::current_exe().expect("our own path"))
+    let mut recorder = Command::new(std::env::current_exe().expect("our own path"))
         .args(["--exact", RECORDER, "--ignored", "--nocapture"])
         .env(SCRIPTS, &directory)
         .env(PATIENCE, patience.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .status()
+        .spawn()
         .expect("the recorder starts");
+    let started = Instant::now();
+    let limit = Duration::from_secs(60 + scripts.len() as u64 * u64::from(patience));
+    let status = loop {
+        if let Some(status) = recorder.try_wait().expect("our child") {
+            break status;
+        }
+        if started.elapsed() > limit {
+            let _ = recorder.kill();
+            let _ = recorder.wait();
+            panic!("the recorder hangs: a script waits for what never comes");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
     let traces = fs::read_to_string(directory.join("traces"));
     let _ = fs::remove_dir_all(&directory);
     assert!(status.success(), "the recorder failed: {status}");

@@ -113,11 +113,10 @@ impl Machine {
             }
             _ if dead => Errno::EIO.to_string(),
             Step::Set(termios, when) => {
-                if *when == When::Flush {
-                    let effects = self.pair.flush_buffered_input();
-                    self.apply(effects);
-                }
-                let effects = self.pair.set_termios(termios.clone());
+                let effects = match when {
+                    When::Flush => self.pair.set_termios_and_flush(termios.clone()),
+                    When::Now | When::Drain => self.pair.set_termios(termios.clone()),
+                };
                 ok(self, effects)
             }
             Step::Get => format!("[{}]", words(self.pair.termios())),
