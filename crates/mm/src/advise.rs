@@ -69,7 +69,7 @@ impl Advice {
 
 /// How msync(2) is to write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sync {
+pub struct Msync {
     /// `MS_SYNC`: wait until it is done.
     pub wait: bool,
     /// `MS_INVALIDATE`.
@@ -118,7 +118,7 @@ impl AddressSpace {
     }
 
     /// msync(2). EINVAL (alignment), ENOMEM (not all mapped), EBUSY (to invalidate locked pages), EIO and whatever the file says.
-    pub fn sync(&self, addr: u64, len: u64, how: Sync) -> Result<(), Errno> {
+    pub fn sync(&self, addr: u64, len: u64, how: Msync) -> Result<(), Errno> {
         let aligned = addr.is_multiple_of(PAGE_SIZE as u64);
         let (first, end) = page_range(addr, len).ok_or(if aligned { Errno::ENOMEM } else { Errno::EINVAL })?;
         let mut files: Vec<(Arc<dyn MappedFile>, u64, u64)> = Vec::new();

@@ -328,7 +328,6 @@ impl AddressSpace {
             }
         }
         tables.generation += 1;
-        self.keep_below_host_limit(structure, &mut tables);
         let done = match plan.kind {
             Kind::Map => {
                 // The stub has lost it, or has it with fewer rights than it may have.

@@ -24,7 +24,7 @@ mod table;
 mod user;
 mod vma;
 
-pub use advise::{Advice, Sync};
+pub use advise::{Advice, Msync};
 pub use fault::FaultError;
 pub use map::{Changed, Deferred, HostRun, MapFlags, Mapping};
 pub use remap::RemapFlags;

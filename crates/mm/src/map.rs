@@ -217,7 +217,7 @@ impl AddressSpace {
         freed_addresses(structure, &tables, end);
         self.settle(&mut tables);
         drop(tables);
-        if host == HostRun::Allowed && !structure.batch.is_empty() {
+        if host == HostRun::Allowed && !structure.batch.is_empty() && !structure.nears_host_limit() {
             // The batch is one unmap of a part of the call's range; the rest has nothing mapped.
             structure.batch.clear();
             structure.host_maps += 2;

@@ -42,7 +42,7 @@ impl AddressSpace {
             }
         });
         drop(tables);
-        if host_may && !structure.batch.is_empty() {
+        if host_may && !structure.batch.is_empty() && !structure.nears_host_limit() {
             structure.batch.clear();
             structure.host_maps += 2;
             let command = MapCommand::Protect { addr, len: (end - first) << PAGE_SHIFT, protection: rights };

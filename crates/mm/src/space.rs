@@ -94,6 +94,15 @@ pub(crate) struct Structure {
     pub known_to: BTreeSet<u64>,
     /// An upper bound of the stub's mappings.
     pub host_maps: usize,
+    /// Whether the stub was ever told anything.
+    pub shown: bool,
+}
+
+impl Structure {
+    /// Whether the batch could bring the stub near the host's limit of mappings.
+    pub fn nears_host_limit(&self) -> bool {
+        self.host_maps + 2 * self.batch.commands().len() >= HOST_MAPS_FULL
+    }
 }
 
 /// What the short lock guards.
@@ -169,6 +178,7 @@ impl AddressSpace {
             lock_future: VmaFlags::empty(),
             known_to: BTreeSet::new(),
             host_maps: 0,
+            shown: false,
         };
         let tables = Tables {
             vmas: VmaTree::default(),
@@ -242,11 +252,22 @@ impl AddressSpace {
     }
 
     /// Carries out the batch, then releases what waited for that. The structure lock is held, the short one is not.
+    ///
+    /// A batch that would bring the stub near the host's limit of mappings is replaced by one that empties it: pages fault in again.
     pub(crate) fn carry_out(&self, structure: &mut Structure) -> Result<(), SpaceGone> {
         let mut result = Ok(());
         if !structure.batch.is_empty() {
+            if structure.nears_host_limit() {
+                let mut tables = self.tables.lock();
+                structure.host_maps = host_maps(&tables);
+                if structure.host_maps > HOST_MAPS_FULL / 2 {
+                    structure.batch.clear();
+                    forget_host_maps(structure, &mut tables);
+                }
+            }
             // Each command can split a mapping of the host's in three.
             structure.host_maps += 2 * structure.batch.commands().len();
+            structure.shown = true;
             result = self.space.map(structure.batch.commands());
             structure.batch.clear();
         }
@@ -257,25 +278,18 @@ impl AddressSpace {
         result
     }
 
-    /// Empties the stub if it comes near the host's limit of mappings; pages fault in again.
-    pub(crate) fn keep_below_host_limit(&self, structure: &mut Structure, tables: &mut Tables) {
-        if structure.host_maps < HOST_MAPS_FULL {
-            return;
-        }
-        let exact = host_maps(tables);
-        if exact < HOST_MAPS_FULL / 2 {
-            structure.host_maps = exact;
-            return;
-        }
-        forget_host_maps(structure, tables);
-    }
-
     /// Takes everything out of the stub, to be faulted in again. For whoever sets up a snapshot, and for tests: any present page may vanish
     /// from a stub at any time.
     pub fn drop_host_mappings(&self) -> Result<(), SpaceGone> {
         let mut structure = self.structure.lock();
         forget_host_maps(&mut structure, &mut self.tables.lock());
         self.carry_out(&mut structure)
+    }
+
+    /// Takes every mapping away: the end of the last task that uses the space, though others may still look at it.
+    pub fn clear(&self) {
+        // Can't fail: no mapping is split.
+        let _ = self.unmap(0, TASK_SIZE, crate::HostRun::Never);
     }
 
     /// Whether `pages` more fit `RLIMIT_AS` (and `RLIMIT_DATA` if they are data).
@@ -340,14 +354,13 @@ fn forget_host_maps(structure: &mut Structure, tables: &mut Tables) {
 
 impl Drop for AddressSpace {
     fn drop(&mut self) {
-        let mut mapped = false;
         let mut released = Vec::new();
         self.tables.get_mut().pages.for_each_mut(0, TASK_PAGES, |_, pte| {
-            mapped |= pte.has(Pte::MAPPED);
             released.push(pte.pfn());
             *pte = Pte::NONE;
         });
-        if mapped {
+        // Even if nothing counts as mapped: a call that the host was to run may never have been run.
+        if self.structure.lock().shown {
             let all = platform::MapCommand::Unmap { addr: PAGE_SIZE as u64, len: TASK_SIZE - PAGE_SIZE as u64 };
             // Gone is as good as empty.
             let _ = self.space.map(&[all]);

@@ -14,7 +14,7 @@ use ram::{Frame, Pfn};
 use vfs::UserMemory;
 
 /// Pages copied before the short lock is let go for others.
-const AT_A_TIME: usize = 16;
+const AT_A_TIME: usize = 4;
 
 /// What a futex is known by, futex(2): the word itself wherever it is mapped, or an address in one address space.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

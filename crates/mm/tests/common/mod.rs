@@ -6,7 +6,7 @@ use mm::*;
 use platform::{GuestSpace, GuestThread, MapCommand, Protection, SpaceGone};
 use ram::{Frame, Pfn, Ram};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use vfs::{Mapper, Pages, UserMemory};
 
@@ -20,11 +20,19 @@ pub struct Stub {
     pages: Mutex<BTreeMap<u64, (Pfn, Protection)>>,
     commands: AtomicUsize,
     batches: AtomicUsize,
+    /// Lets others run between the change of the page table and what the stub makes of it.
+    pub slow: AtomicBool,
 }
 
 impl Stub {
     pub fn new(ram: &'static Ram) -> Arc<Stub> {
-        Arc::new(Stub { ram, pages: Mutex::default(), commands: AtomicUsize::new(0), batches: AtomicUsize::new(0) })
+        Arc::new(Stub {
+            ram,
+            pages: Mutex::default(),
+            commands: AtomicUsize::new(0),
+            batches: AtomicUsize::new(0),
+            slow: AtomicBool::new(false),
+        })
     }
     pub fn page(&self, addr: u64) -> Option<(Pfn, Protection)> {
         self.pages.lock().unwrap().get(&(addr / PAGE)).copied()
@@ -51,6 +59,12 @@ impl Stub {
 
 impl GuestSpace for Stub {
     fn map(&self, commands: &[MapCommand]) -> Result<(), SpaceGone> {
+        if self.slow.load(Ordering::Relaxed) {
+            let until = std::time::Instant::now() + std::time::Duration::from_micros(20);
+            while std::time::Instant::now() < until {
+                std::thread::yield_now();
+            }
+        }
         let mut pages = self.pages.lock().unwrap();
         for (page, (pfn, _)) in pages.iter() {
             assert!(self.ram.count(*pfn) > 0, "the stub shows frame {pfn} at page {page:#x}, and it is free");
@@ -129,21 +143,23 @@ impl Machine {
     /// A load of guest code: faults until the stub shows the page.
     pub fn load(&self, addr: u64) -> Result<u8, FaultError> {
         let mut byte = [0];
-        let (pfn, _) = self.reach(addr, platform::Access::Read)?;
-        self.ram.read(pfn, (addr % PAGE) as usize, &mut byte);
+        self.reach(addr, platform::Access::Read, |pfn, offset| self.ram.read(pfn, offset, &mut byte))?;
         Ok(byte[0])
     }
     /// A store of guest code.
     pub fn store(&self, addr: u64, value: u8) -> Result<(), FaultError> {
-        let (pfn, _) = self.reach(addr, platform::Access::Write)?;
-        self.ram.write(pfn, (addr % PAGE) as usize, &[value]);
-        Ok(())
+        self.reach(addr, platform::Access::Write, |pfn, offset| self.ram.write(pfn, offset, &[value]))
     }
-    fn reach(&self, addr: u64, access: platform::Access) -> Result<(Pfn, Protection), FaultError> {
+    /// The access is one with looking at what the stub shows, as in a processor.
+    fn reach(&self, addr: u64, access: platform::Access, mut touch: impl FnMut(Pfn, usize)) -> Result<(), FaultError> {
         let need = if access == platform::Access::Write { Protection::WRITE } else { Protection::READ };
-        for _ in 0..10 {
-            if let Some(shown) = self.stub.page(addr).filter(|(_, protection)| protection.contains(need)) {
-                return Ok(shown);
+        for _ in 0..1000 {
+            {
+                let pages = self.stub.pages.lock().unwrap();
+                if let Some((pfn, _)) = pages.get(&(addr / PAGE)).filter(|(_, protection)| protection.contains(need)) {
+                    touch(*pfn, (addr % PAGE) as usize);
+                    return Ok(());
+                }
             }
             self.space.fault(addr, access)?;
         }
