@@ -111,7 +111,11 @@ fn no_root(machine: &Machine, name: &str) -> End {
 
 /// Mounts a file system of type `kind` on a directory, which is made if need be.
 pub fn mount_at(caller: &Caller<'_>, target: &[u8], kind: &[u8]) -> Result<(), Errno> {
-    make_directory(caller, target)?;
+    match make_directory(caller, target) {
+        // A read-only root has what it has.
+        Ok(()) | Err(Errno::EROFS) => {}
+        Err(errno) => return Err(errno),
+    }
     caller.mount(kind, PathAt::cwd(target), kind, MountFlags::empty(), b"").map_err(SysError::errno)
 }
 
