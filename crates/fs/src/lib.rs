@@ -10,6 +10,7 @@ pub mod hostfs;
 pub mod inotify;
 pub mod kernfs;
 mod listing;
+pub mod overlay;
 pub mod proc;
 pub mod signalfd;
 pub mod timerfd;
