@@ -203,12 +203,19 @@ impl Caller<'_> {
         if flags.contains(RenameFlags::WHITEOUT) {
             self.credentials.require(Capability::MKNOD)?;
         }
-        let from = self.place(from, |_| Errno::EBUSY)?;
-        let exists = if flags.contains(RenameFlags::NOREPLACE) { Errno::EEXIST } else { Errno::EBUSY };
-        let to = self.place(to, |_| exists)?;
-        if !Arc::ptr_eq(&from.dir.mount, &to.dir.mount) {
+        // Both ways are walked before either end is judged.
+        let mut from = Walk::new(self, from, LookupFlags::empty())?;
+        let from_last = from.parent()?;
+        let mut to = Walk::new(self, to, LookupFlags::empty())?;
+        let to_last = to.parent()?;
+        if !Arc::ptr_eq(&from.at.mount, &to.at.mount) {
             return Err(Errno::EXDEV.into());
         }
+        let Last::Name(from_name) = from_last else { return Err(Errno::EBUSY.into()) };
+        let Last::Name(to_name) = to_last else {
+            return Err(if flags.contains(RenameFlags::NOREPLACE) { Errno::EEXIST } else { Errno::EBUSY }.into());
+        };
+        let (from, to) = (Place { dir: from.at, name: from_name }, Place { dir: to.at, name: to_name });
         let moved = self.rename_locked(&from, &to, flags)?;
         if let Some(moved) = moved {
             crate::notify::renamed(&from.dir, &to.dir, &moved, from.name.name());
