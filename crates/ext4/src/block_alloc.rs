@@ -108,10 +108,19 @@ impl Core {
             }
             let free = self.group(number)?.free_clusters;
             let beat = best.map_or(0, |(_, run)| run.len);
-            if free <= beat || self.longest_free.get(&number).is_some_and(|&longest| longest <= beat) {
+            if free <= beat
+                || self.corrupt_groups.contains(&number)
+                || self.longest_free.get(&number).is_some_and(|&longest| longest <= beat)
+            {
                 continue;
             }
-            let run = self.search_group(number, goal_bit, want)?;
+            let run = match self.search_group(number, goal_bit, want) {
+                Err(error @ Error::Corrupt { .. }) => {
+                    self.corrupt_groups.insert(number);
+                    return Err(error);
+                }
+                found => found?,
+            };
             if run.len > beat {
                 best = Some((number, run));
             }
@@ -157,8 +166,7 @@ impl Core {
         Ok((start, run.len))
     }
 
-    /// Takes this very run, which must be free; fast-commit replay needs it.
-    #[expect(dead_code, reason = "fast-commit replay is the next slice")]
+    /// Takes what is free of this very run: fast commits say which blocks a file has.
     pub(crate) fn claim_run(&mut self, start: u64, len: u32) -> Result<()> {
         let g = self.geometry.clone();
         if !self.is_data_run(start, u64::from(len)) {

@@ -113,6 +113,8 @@ pub(crate) struct Core {
     pub(crate) orphans: HashSet<u32>,
     /// Longest free run of each group as last seen; `None` where unknown.
     pub(crate) longest_free: HashMap<u32, u32>,
+    /// Groups whose bitmaps contradict themselves: nothing is allocated there any more.
+    pub(crate) corrupt_groups: HashSet<u32>,
     /// Sorted, disjoint runs of blocks that hold the file system's own metadata.
     pub(crate) system_blocks: Vec<(u64, u64)>,
     pub(crate) next_generation: u32,
@@ -152,6 +154,7 @@ impl Core {
             changed_inodes: HashMap::new(),
             orphans: HashSet::new(),
             longest_free: HashMap::new(),
+            corrupt_groups: HashSet::new(),
             system_blocks: Vec::new(),
             next_generation: crc32c(geometry.checksum_seed, &geometry.blocks_count.to_le_bytes()),
             cache: Cache::new(cache_blocks),

@@ -371,6 +371,26 @@ impl Core {
         Ok(at)
     }
 
+    /// How many blocks the tree itself takes below the root.
+    pub(crate) fn tree_blocks(&self, inode: &Inode) -> Result<u64> {
+        self.check_node(inode.i_block(), inode.table_block)?;
+        let root = node_of(inode.i_block(), None);
+        let mut todo: Vec<(u64, u16)> =
+            if root.depth > 0 { root.entries.iter().map(|e| (e.physical, root.depth - 1)).collect() } else { Vec::new() };
+        let mut count = 0;
+        while let Some((home, depth)) = todo.pop() {
+            count += 1;
+            if count > self.geometry.blocks_count {
+                return corrupt(home, "extent tree: more blocks than there are");
+            }
+            if depth > 0 {
+                let node = node_of(&*self.child_node(inode, home, depth)?, Some(home));
+                todo.extend(node.entries.iter().map(|e| (e.physical, depth - 1)));
+            }
+        }
+        Ok(count)
+    }
+
     /// The first extent that touches `lo..hi`.
     pub(crate) fn next_extent(&self, inode: &Inode, lo: u64, hi: u64) -> Result<Option<Extent>> {
         let mut at = lo;

@@ -19,6 +19,7 @@ use crate::core::{Core, Sealed, is_after};
 use crate::error::{Error, Result};
 use crate::inode::Timestamp;
 use crate::journal::Journal;
+use crate::journal::fast_commit::{self, Record};
 use crate::lock::Gate;
 use crate::options::{ErrorPolicy, Options};
 use crate::superblock::{Compat, Incompat, RoCompat, Superblock, state};
@@ -529,7 +530,7 @@ impl Filesystem {
         let mut core = self.core.write();
         // Their copies in the log are revoked now; they must not go home over what the blocks hold next.
         for number in &sealed.revoked {
-            if !sealed.blocks.iter().any(|(home, _)| home == number) {
+            if sealed.blocks.binary_search_by_key(number, |(home, _)| *home).is_err() {
                 core.logged.remove(number);
             }
         }
@@ -617,12 +618,41 @@ impl Filesystem {
 fn recover(device: &Arc<dyn BlockDevice>, journal: &mut Journal, core: &mut Core, options: &Options) -> Result<()> {
     let mut next = journal.next_tid();
     if journal.needs_recovery() {
-        next = journal.replay(device.as_ref())?.wrapping_add(1);
+        let tid = journal.replay(device.as_ref())?;
         *core = Core::load(device.clone(), options.cache_blocks)?;
+        let records = journal.fast_commits(tid)?;
+        if !records.is_empty() {
+            redo(device, journal, core, tid, &records, options)?;
+        }
+        next = tid.wrapping_add(1);
     }
     journal.mark_clean(next)?;
     journal.flush()?;
     core.superblock.set_incompat(Incompat::RECOVER, false);
     core.write_superblock_directly()?;
     Ok(device.flush()?)
+}
+
+/// Turns fast commits into one full commit, writes it home and loads the metadata again.
+fn redo(
+    device: &Arc<dyn BlockDevice>,
+    journal: &mut Journal,
+    core: &mut Core,
+    tid: u32,
+    records: &[Record],
+    options: &Options,
+) -> Result<()> {
+    core.running.tid = tid;
+    fast_commit::apply(core, records)?;
+    let sealed = core.seal_running();
+    // What came before is home: the log may begin at this transaction.
+    journal.empty_to(tid)?;
+    journal.commit(&sealed, options.now)?;
+    let per_block = (core.geometry.block_size / SECTOR_SIZE) as u64;
+    for (number, block) in &sealed.blocks {
+        device.write(number * per_block, block, Durability::Cached)?;
+    }
+    device.flush()?;
+    *core = Core::load(device.clone(), options.cache_blocks)?;
+    Ok(())
 }

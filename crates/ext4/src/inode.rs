@@ -146,6 +146,13 @@ impl Inode {
         Inode { ino, table_block: 0, raw }
     }
 
+    /// An inode as a fast commit recorded it, padded or cut to this file system's size.
+    pub(crate) fn logged(ino: u32, bytes: &[u8], g: &Geometry) -> Inode {
+        let mut raw = vec![0; g.inode_size];
+        put_part(&mut raw, 0, bytes);
+        Inode { ino, table_block: 0, raw }
+    }
+
     pub(crate) fn mode(&self) -> u16 {
         le16(&self.raw, 0)
     }
@@ -244,7 +251,8 @@ impl Inode {
         if self.has(inode_flags::HUGE_FILE) { count.saturating_mul(g.block_size as u64 / 512) } else { count }
     }
 
-    fn set_sectors(&mut self, sectors: u64, g: &Geometry) -> Result<()> {
+    /// Sets how many sectors are in use.
+    pub(crate) fn set_sectors(&mut self, sectors: u64, g: &Geometry) -> Result<()> {
         let huge = g.ro_compat.contains(RoCompat::HUGE_FILE);
         let (count, flags) = if sectors >> if huge { 48 } else { 32 } == 0 {
             (sectors, self.flags() & !inode_flags::HUGE_FILE)

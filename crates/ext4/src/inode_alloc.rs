@@ -53,10 +53,16 @@ impl Core {
         };
         for step in 0..self.geometry.groups {
             let number = (first + step) % self.geometry.groups;
-            if self.group(number)?.free_inodes == 0 {
+            if self.group(number)?.free_inodes == 0 || self.corrupt_groups.contains(&number) {
                 continue;
             }
-            let map = self.inode_bitmap(number)?;
+            let map = match self.inode_bitmap(number) {
+                Err(error @ Error::Corrupt { .. }) => {
+                    self.corrupt_groups.insert(number);
+                    return Err(error);
+                }
+                map => map?,
+            };
             let from = if number == 0 { self.geometry.first_inode - 1 } else { 0 };
             let index = bitmap::next(&map, from, self.geometry.inodes_per_group, false);
             if index < self.geometry.inodes_per_group {

@@ -174,3 +174,129 @@ fn an_external_journal_is_used_when_it_belongs_to_the_image() {
     assert_eq!(fs.take_events(), [Event::Recovered]);
     assert_eq!(read_all(&fs, walk(&fs, "f")), b"logged");
 }
+
+fn crc32c(start: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(start, |mut crc, &byte| {
+        crc ^= u32::from(byte);
+        (0..8).for_each(|_| crc = if crc & 1 != 0 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 });
+        crc
+    })
+}
+
+/// Builds the records of a fast commit.
+#[derive(Default)]
+struct FastCommit(Vec<u8>);
+
+impl FastCommit {
+    fn record(mut self, tag: u16, parts: &[&[u8]]) -> FastCommit {
+        let value = parts.concat();
+        self.0.extend_from_slice(&tag.to_le_bytes());
+        self.0.extend_from_slice(&(value.len() as u16).to_le_bytes());
+        self.0.extend_from_slice(&value);
+        self
+    }
+
+    /// Closes it with a tail that fills its block.
+    fn close(mut self, tid: u32, size: usize) -> Vec<u8> {
+        let len = (size - self.0.len() % size - 4) as u16;
+        self.0.extend_from_slice(&8u16.to_le_bytes());
+        self.0.extend_from_slice(&len.to_le_bytes());
+        self.0.extend_from_slice(&tid.to_le_bytes());
+        let sum = crc32c(0, &self.0);
+        self.0.extend_from_slice(&sum.to_le_bytes());
+        self.0.resize(self.0.len().next_multiple_of(size), 0);
+        self.0
+    }
+}
+
+#[test]
+fn fast_commits_are_done_again_as_e2fsck_does() {
+    if !have_tools() {
+        return;
+    }
+    let size = 4096;
+    let args = "-b 4096 -I 256 -J size=8 -O none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum,fast_commit";
+    let device = disk(make_image(args, 32 << 10, None));
+    let fs = mount(&device);
+    let old = fs.create(ROOT_INODE, b"old", &file(0o644)).unwrap().ino;
+    fs.write(old, 0, &[1; 40_000], NOW, Claim::Ordinary).unwrap();
+    fs.create(ROOT_INODE, b"gone", &file(0o644)).unwrap();
+    let keeper = fs.lookup(ROOT_INODE, b"gone").unwrap();
+    fs.link(keeper, ROOT_INODE, b"keeper", NOW).unwrap();
+    fs.commit().unwrap();
+    let mut image = device.image();
+    let is_header = |at: usize, kind: u8| image[at..at + 4] == MAGIC && image[at + 4..at + 8] == [0, 0, 0, kind];
+    let at = (0..image.len()).step_by(size).find(|&at| is_header(at, 4)).unwrap();
+    let number = |bytes: &[u8]| u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+    let last = (0..image.len()).step_by(size).filter(|&at| is_header(at, 2)).map(|at| number(&image[at + 8..])).max().unwrap();
+    let (len, area) = (number(&image[at + 0x10..]), number(&image[at + 0x54..]));
+    let (_, said) = debugfs(&image, &[&format!("bmap <8> {}", len - area + 1)]);
+    let area = size * said.lines().filter_map(|line| line.trim().parse::<usize>().ok()).next().unwrap();
+    // mke2fs leaves the journal's feature to the first mount that writes fast commits.
+    image[at + 0x2b] |= 0x20;
+    image[at + 0xfc..at + 0x100].fill(0);
+    let sum = crc32c(!0, &image[at..at + 1024]);
+    image[at + 0xfc..at + 0x100].copy_from_slice(&sum.to_be_bytes());
+    // A new file of two blocks, a name less, a new extent for the old file in place of two of its blocks.
+    let (new, tid, data) = (30u32, last + 1, 6000u32);
+    let mut raw = vec![0u8; 256];
+    raw[0..2].copy_from_slice(&0o100_640u16.to_le_bytes());
+    raw[4..8].copy_from_slice(&8000u32.to_le_bytes());
+    raw[0x1a] = 1;
+    raw[0x20..0x24].copy_from_slice(&0x8_0000u32.to_le_bytes());
+    raw[0x64] = 77;
+    raw[0x80] = 32;
+    let range = |ino: u32, logical: u32, len: u16, physical: u32| {
+        [&ino.to_le_bytes()[..], &logical.to_le_bytes(), &len.to_le_bytes(), &0u16.to_le_bytes(), &physical.to_le_bytes()].concat()
+    };
+    let root = ROOT_INODE.to_le_bytes();
+    let mut kept_raw = raw.clone();
+    kept_raw[4] = 0;
+    kept_raw[5] = 0;
+    kept_raw[0x64..0x68].copy_from_slice(&fs.attributes(keeper).unwrap().generation.to_le_bytes());
+    let commit = FastCommit::default()
+        .record(9, &[&0u32.to_le_bytes(), &tid.to_le_bytes()])
+        .record(6, &[&new.to_le_bytes(), &raw])
+        .record(1, &[&range(new, 0, 2, data)])
+        .record(3, &[&root, &new.to_le_bytes(), b"new"])
+        .record(5, &[&root, &keeper.to_le_bytes(), b"gone"])
+        .record(6, &[&keeper.to_le_bytes(), &kept_raw])
+        .record(2, &[&old.to_le_bytes(), &2u32.to_le_bytes(), &2u32.to_le_bytes()])
+        .record(1, &[&range(old, 5, 1, data + 10)])
+        .close(tid, size);
+    image[area..area + commit.len()].copy_from_slice(&commit);
+    // A second one that was cut off must not count.
+    let cut = FastCommit::default().record(5, &[&root, &old.to_le_bytes(), b"old"]).0;
+    image[area + commit.len()..area + commit.len() + cut.len()].copy_from_slice(&cut);
+    for block in [data, data + 1, data + 10] {
+        image[block as usize * size..(block as usize + 1) * size].fill(9);
+    }
+    let (_, theirs, said) = repair(&image);
+    let look = |image: Vec<u8>| {
+        let fs = mount(&disk(image));
+        let new = fs.lookup(ROOT_INODE, b"new").map(|ino| (ino, read_all(&fs, ino), fs.attributes(ino).unwrap()));
+        (names(&fs, ROOT_INODE), new, read_all(&fs, old), fs.attributes(old).unwrap().sectors)
+    };
+    let ours = disk(image.clone());
+    let fs = mount(&ours);
+    assert_eq!(fs.take_events(), [Event::Recovered]);
+    fs.unmount().unwrap();
+    assert_clean(&ours.image(), "after our replay");
+    let (mine, other) = (look(ours.image()), look(theirs));
+    assert_eq!(mine.0, ["keeper", "lost+found", "new", "old"], "{said}");
+    assert!(mine.1.as_ref().is_ok_and(|(ino, bytes, _)| *ino == new && bytes.len() == 8000 && bytes.iter().all(|&b| b == 9)));
+    assert!(
+        mine.2[..8192].iter().all(|&b| b == 1)
+            && mine.2[8192..16384].iter().all(|&b| b == 0)
+            && mine.2[20480..24576].iter().all(|&b| b == 9)
+    );
+    assert_eq!(mine.3, 8 * 8);
+    assert!(
+        mine == other,
+        "e2fsck replays otherwise: {said} {:?} {:?} {} {:?}",
+        other.0,
+        other.1.as_ref().map(|n| (n.0, n.1.len(), n.2)),
+        other.3,
+        mine.1.as_ref().map(|n| n.2)
+    );
+}

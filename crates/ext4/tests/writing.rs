@@ -328,3 +328,60 @@ fn a_full_disk_says_so_and_loses_nothing() {
         assert_eq!(fs.write(ino, 0, &pattern(1_000_000, 9), NOW, Claim::Ordinary), Ok(1_000_000), "{kind}");
     });
 }
+
+#[test]
+fn inode_tables_that_nobody_zeroed_are_zeroed_as_they_are_used() {
+    if !have_tools() {
+        return;
+    }
+    for features in ["metadata_csum,64bit,flex_bg", "uninit_bg", "uninit_bg,flex_bg,64bit"] {
+        let scratch = Scratch::new();
+        let path = scratch.path("image");
+        std::fs::write(&path, vec![0xa5u8; 40 << 20]).unwrap();
+        let args = format!(
+            "-q -F -b 1024 -I 256 -J size=1 -E lazy_itable_init=1,nodiscard -O none,has_journal,dir_index,filetype,extent,extra_isize,{features}"
+        );
+        let mut words: Vec<&str> = args.split(' ').collect();
+        words.push(path.to_str().unwrap());
+        assert!(run("mke2fs", &words).status.success());
+        let disk = disk(std::fs::read(&path).unwrap());
+        let fs = mount(&disk);
+        for i in 0..12 {
+            let dir = fs.create(ROOT_INODE, format!("dir {i}").as_bytes(), &directory()).unwrap().ino;
+            for j in 0..300 {
+                let ino = fs.create(dir, format!("file {j}").as_bytes(), &file(0o644)).unwrap().ino;
+                fs.write(ino, 0, &[1; 2000], NOW, Claim::Ordinary).unwrap();
+            }
+        }
+        fs.unmount().unwrap();
+        assert_eq!(fs.take_events(), []);
+        assert_clean(&disk.image(), features);
+    }
+}
+
+#[test]
+fn directories_of_three_levels_and_more_than_65000_subdirectories_work() {
+    if !have_tools() || scale() == 1 {
+        return;
+    }
+    let disk = disk(make_image(
+        "-b 1024 -I 128 -N 140000 -O none,dir_index,filetype,extent,large_dir,dir_nlink,sparse_super,flex_bg",
+        400 << 10,
+        None,
+    ));
+    let fs = mount(&disk);
+    let dir = fs.create(ROOT_INODE, b"many", &directory()).unwrap().ino;
+    for i in 0..66_000 {
+        fs.create(dir, format!("{i:06}").as_bytes(), &directory()).unwrap();
+    }
+    assert_eq!(fs.attributes(dir).unwrap().links, 1);
+    let wide = fs.create(ROOT_INODE, b"wide", &directory()).unwrap().ino;
+    let target = fs.create(ROOT_INODE, b"target", &file(0o644)).unwrap().ino;
+    for i in 0..60_000 {
+        fs.link(target, wide, format!("{}{i:06}", "w".repeat(240)).as_bytes(), NOW).unwrap();
+    }
+    assert_eq!(names(&fs, wide).len(), 60_000);
+    assert_eq!(names(&fs, dir).len(), 66_000);
+    fs.unmount().unwrap();
+    assert_clean(&disk.image(), "three levels");
+}

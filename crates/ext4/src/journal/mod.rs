@@ -148,9 +148,8 @@ impl Journal {
             (true, 0) => DEFAULT_FAST_COMMIT_BLOCKS,
             (true, blocks) => blocks,
         };
-        if fast >= len - first || len - first - fast < MIN_BLOCKS / 2 {
-            return corrupt(home, "journal superblock: fast commit blocks");
-        }
+        // A journal too small for both has no area for fast commits.
+        let fast = if fast <= len - MIN_BLOCKS && len - fast > first { fast } else { 0 };
         (self.first, self.end, self.fast_commit_end) = (first, len - fast, len);
         let start = be32(&self.raw, 0x1c);
         if start != 0 && (start < self.first || start >= self.end) {

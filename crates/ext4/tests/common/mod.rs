@@ -200,7 +200,7 @@ pub const KINDS: [(&str, &str); 9] = [
     ),
     (
         "ext4, 2 KiB blocks, uninit_bg",
-        "-b 2048 -I 256 -J size=4 -O none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,flex_bg,sparse_super,large_file,huge_file,uninit_bg,dir_nlink,extra_isize",
+        "-b 2048 -g 4096 -I 256 -J size=4 -O none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,flex_bg,sparse_super,large_file,huge_file,uninit_bg,dir_nlink,extra_isize",
     ),
     (
         "ext4 without a journal, meta_bg, sparse_super2",
@@ -208,7 +208,7 @@ pub const KINDS: [(&str, &str); 9] = [
     ),
     (
         "ext4 of 32-bit descriptors and checksums",
-        "-b 4096 -I 256 -J size=4 -O none,has_journal,ext_attr,dir_index,filetype,extent,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
+        "-b 4096 -g 1024 -I 256 -J size=4 -O none,has_journal,ext_attr,dir_index,filetype,extent,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum",
     ),
     (
         "ext4 of 8 KiB blocks",
