@@ -13,6 +13,7 @@ use crate::interface::{Address, InterfaceId};
 use crate::link::{Link, Loopback};
 use crate::packet::Packet;
 use crate::prefix::{Family, Prefix};
+use crate::tcp::{self, Tcp, TcpSocket};
 use crate::wire::icmp::{v4, v6};
 use crate::wire::protocol;
 
@@ -25,6 +26,7 @@ const ROUNDS: usize = 64;
 pub struct Stack {
     core: Core,
     datagrams: Datagrams,
+    tcp: Tcp,
 }
 
 impl Deref for Stack {
@@ -47,7 +49,7 @@ impl Stack {
         let mut core = Core::new(config, key);
         // The table is empty, so the name is free.
         let _ = core.add_link("lo", Box::new(Loopback::default()));
-        Stack { core, datagrams: Datagrams::default() }
+        Stack { core, datagrams: Datagrams::default(), tcp: Tcp::default() }
     }
 
     /// Adds a device under a name, up, with addresses.
@@ -87,12 +89,16 @@ impl Stack {
         self.core.keep_house();
         self.core.poll_neighbours();
         self.core.poll_reassembly();
+        self.tcp.poll(&mut self.core);
         self.deliver_all();
     }
 
     fn next_deadline(&self) -> Option<u64> {
         let house = Some(self.core.housekeeping_ns).filter(|at| *at != u64::MAX);
-        [house, self.core.neighbours.next_deadline(), self.core.reassembly.next_deadline()].into_iter().flatten().min()
+        [house, self.core.neighbours.next_deadline(), self.core.reassembly.next_deadline(), self.tcp.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Tells the time to calls that come before the next poll.
@@ -104,6 +110,7 @@ impl Stack {
         while let Some(delivery) = self.core.inbox.pop_front() {
             match delivery {
                 Delivery::Packet(packet, info) => self.deliver_packet(packet, &info),
+                Delivery::Error(error) if error.protocol == protocol::TCP => self.tcp.icmp_error(&mut self.core, &error),
                 Delivery::Error(error) => self.datagrams.icmp_error(&mut self.core, &error),
             }
         }
@@ -112,6 +119,7 @@ impl Stack {
     fn deliver_packet(&mut self, packet: Packet, info: &IpInfo) {
         let seen = self.datagrams.raw_input(&mut self.core, &packet, info);
         match (info.protocol, info.dst.is_ipv4()) {
+            (protocol::TCP, _) => self.tcp.input(&mut self.core, packet, info),
             (protocol::UDP, _) => self.datagrams.udp_input(&mut self.core, packet, info),
             (protocol::ICMP, true) | (protocol::ICMPV6, false) => {
                 self.datagrams.ping_input(&mut self.core, &packet, info);
@@ -230,5 +238,86 @@ impl Stack {
     /// close(2).
     pub fn datagram_close(&mut self, id: SocketId) {
         self.datagrams.close(&mut self.core, id);
+    }
+}
+
+/// TCP sockets. No call waits: EAGAIN says that it would, [`Stack::take_ready`] when to try again.
+impl Stack {
+    /// A new socket.
+    pub fn tcp_open(&mut self, family: Family) -> SocketId {
+        self.tcp.open(&mut self.core, family)
+    }
+
+    /// The socket, to ask.
+    #[must_use]
+    pub fn tcp(&self, id: SocketId) -> Option<&TcpSocket> {
+        self.tcp.get(id)
+    }
+
+    /// The socket, to set options; [`Stack::tcp_push`] lets a change take effect on what waits.
+    pub fn tcp_mut(&mut self, id: SocketId) -> Option<&mut TcpSocket> {
+        self.tcp.get_mut(id)
+    }
+
+    /// All TCP sockets (`/proc/net/tcp`), those that are closed but not gone included.
+    pub fn tcp_sockets(&self) -> impl Iterator<Item = (SocketId, &TcpSocket)> {
+        self.tcp.iter()
+    }
+
+    /// Connections in TIME-WAIT (`tw` in `/proc/net/sockstat`).
+    #[must_use]
+    pub fn tcp_time_waits(&self) -> usize {
+        self.tcp.time_waits()
+    }
+
+    /// bind(2): EINVAL when bound, EADDRINUSE, EADDRNOTAVAIL, EAFNOSUPPORT.
+    pub fn tcp_bind(&mut self, id: SocketId, to: Endpoint) -> Result<(), Errno> {
+        self.tcp.bind(&mut self.core, id, to)
+    }
+
+    /// listen(2): EINVAL when connected, EADDRINUSE when another listens.
+    pub fn tcp_listen(&mut self, id: SocketId, backlog: usize) -> Result<(), Errno> {
+        self.tcp.listen(&mut self.core, id, backlog)
+    }
+
+    /// accept(2).
+    pub fn tcp_accept(&mut self, id: SocketId) -> Result<SocketId, Errno> {
+        self.tcp.accept(id)
+    }
+
+    /// Connections that wait for accept(2).
+    #[must_use]
+    pub fn tcp_accept_queue_len(&self, id: SocketId) -> usize {
+        self.tcp.accept_queue_len(id)
+    }
+
+    /// connect(2): EINPROGRESS is the good answer; the socket becomes writable when it is connected.
+    pub fn tcp_connect(&mut self, id: SocketId, to: Endpoint) -> Result<(), Errno> {
+        self.tcp.connect(&mut self.core, id, to)
+    }
+
+    /// send(2): how much was taken; EPIPE when nothing may be sent any more.
+    pub fn tcp_send(&mut self, id: SocketId, data: &[u8], call: tcp::SendCall) -> Result<usize, Errno> {
+        self.tcp.send(&mut self.core, id, data, call)
+    }
+
+    /// recv(2): 0 at the end of the stream.
+    pub fn tcp_receive(&mut self, id: SocketId, out: &mut [u8], call: tcp::ReceiveCall) -> Result<usize, Errno> {
+        self.tcp.receive(&mut self.core, id, out, call)
+    }
+
+    /// Sends what changed options now allow (`TCP_NODELAY` on, `TCP_CORK` off).
+    pub fn tcp_push(&mut self, id: SocketId) {
+        self.tcp.push(&mut self.core, id);
+    }
+
+    /// shutdown(2): ENOTCONN without a connection.
+    pub fn tcp_shutdown(&mut self, id: SocketId, read: bool, write: bool) -> Result<(), Errno> {
+        self.tcp.shutdown(&mut self.core, id, read, write)
+    }
+
+    /// close(2). The id may still be asked for [`TcpSocket::is_flushed`] while the connection ends, and then is gone.
+    pub fn tcp_close(&mut self, id: SocketId) {
+        self.tcp.close(&mut self.core, id);
     }
 }

@@ -145,6 +145,7 @@ pub struct World {
     pub stacks: Vec<Stack>,
     pub wires: Vec<SharedWire>,
     macs: u8,
+    pub ready: BTreeMap<(usize, net::SocketId), net::Ready>,
 }
 
 impl World {
@@ -212,6 +213,18 @@ impl World {
         next
     }
 
+    /// Takes what became ready; it is kept in `ready` for tests to look at.
+    fn collect_ready(&mut self) -> bool {
+        let mut any = false;
+        for (host, stack) in self.stacks.iter_mut().enumerate() {
+            for (id, ready) in stack.take_ready() {
+                any = true;
+                *self.ready.entry((host, id)).or_default() |= ready;
+            }
+        }
+        any
+    }
+
     /// Runs for `ns`, or until nothing more will happen.
     pub fn run(&mut self, ns: u64) {
         self.run_until(ns, |_| false);
@@ -222,9 +235,14 @@ impl World {
         let end = self.now + ns;
         let mut idle_steps = 0;
         loop {
-            let next = self.step();
+            self.step();
             if done(self) {
                 return true;
+            }
+            // What the caller did, and what it led to, happens at this time still.
+            let mut next = self.step();
+            if self.collect_ready() {
+                next = Some(self.now);
             }
             match next {
                 Some(at) if at <= self.now => {
