@@ -13,6 +13,7 @@ mod args;
 mod credentials;
 mod data;
 mod descriptor;
+mod events;
 mod exec;
 mod file;
 mod futex;

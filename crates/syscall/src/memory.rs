@@ -112,3 +112,63 @@ pub fn mprotect(current: &mut Current, addr: u64, len: u64, prot: u32) -> SysRes
 pub fn brk(current: &mut Current, addr: u64) -> SysResult<u64> {
     Ok(current.memory().brk(addr))
 }
+
+/// mremap(2).
+pub fn mremap(current: &mut Current, old: u64, old_len: u64, new_len: u64, flags: u32, new: u64) -> SysResult<u64> {
+    let flags = mm::RemapFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+    Ok(current.memory().remap(old, old_len, new_len, flags, new)?)
+}
+
+/// madvise(2).
+pub fn madvise(current: &mut Current, addr: u64, len: u64, advice: i32) -> SysResult<()> {
+    let advice = mm::Advice::from_raw(advice).ok_or(Errno::EINVAL)?;
+    Ok(current.memory().advise(addr, len, advice)?)
+}
+
+/// msync(2).
+pub fn msync(current: &mut Current, addr: u64, len: u64, flags: u32) -> SysResult<()> {
+    const SYNC_AND_ASYNC: u32 = raw::MS_SYNC | raw::MS_ASYNC;
+    if flags & !(SYNC_AND_ASYNC | raw::MS_INVALIDATE) != 0 || flags & SYNC_AND_ASYNC == SYNC_AND_ASYNC {
+        return Err(Errno::EINVAL.into());
+    }
+    let how = mm::Msync { wait: flags & raw::MS_SYNC != 0, invalidate: flags & raw::MS_INVALIDATE != 0 };
+    Ok(current.memory().sync(addr, len, how)?)
+}
+
+/// mincore(2).
+pub fn mincore(current: &mut Current, addr: u64, len: u64, out: u64) -> SysResult<()> {
+    let resident = current.memory().in_core(addr, len)?;
+    Ok(vfs::UserMemory::write_all(&**current.memory(), out, &resident)?)
+}
+
+/// mlock(2).
+pub fn mlock(current: &mut Current, addr: u64, len: u64) -> SysResult<()> {
+    Ok(current.memory().lock_pages(addr, len, false)?)
+}
+
+/// mlock2(2).
+pub fn mlock2(current: &mut Current, addr: u64, len: u64, flags: u32) -> SysResult<()> {
+    if flags & !raw::MLOCK_ONFAULT != 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(current.memory().lock_pages(addr, len, flags != 0)?)
+}
+
+/// munlock(2).
+pub fn munlock(current: &mut Current, addr: u64, len: u64) -> SysResult<()> {
+    Ok(current.memory().unlock_pages(addr, len)?)
+}
+
+/// mlockall(2).
+pub fn mlockall(current: &mut Current, flags: u32) -> SysResult<()> {
+    let (now, future, on_fault) = (raw::MCL_CURRENT, raw::MCL_FUTURE, raw::MCL_ONFAULT);
+    if flags == 0 || flags & !(now | future | on_fault) != 0 || flags == on_fault {
+        return Err(Errno::EINVAL.into());
+    }
+    Ok(current.memory().lock_all(flags & now != 0, flags & future != 0, flags & on_fault != 0)?)
+}
+
+/// munlockall(2).
+pub fn munlockall(current: &mut Current) -> SysResult<()> {
+    Ok(current.memory().lock_all(false, false, false)?)
+}

@@ -2,8 +2,8 @@
 
 use crate::args::{Answer, Argument, Fd, UserAddr, UserRef};
 use crate::{
-    credentials, descriptor, exec, file, futex, memory, mount, path, poll, process, resource, sched, signal, system, time, unimplemented,
-    xattr,
+    credentials, descriptor, events, exec, file, futex, lock, memory, mount, path, poll, process, resource, sched, signal, system, time,
+    unimplemented, xattr,
 };
 use abi::{AltStack, Errno, Rlimit, Rusage, SigAction, Timespec, Timeval};
 use task::{Current, Outcome};
@@ -75,6 +75,10 @@ table! {
      22 => descriptor::pipe(fds: UserRef<[i32; 2]>);
      23 => poll::select(count: i32, read: u64, write: u64, except: u64, timeout: UserRef<Timeval>);
      24 => sched::sched_yield();
+     25 => memory::mremap(old: u64, old_len: u64, new_len: u64, flags: u32, new: u64);
+     26 => memory::msync(addr: u64, len: u64, flags: u32);
+     27 => memory::mincore(addr: u64, len: u64, out: u64);
+     28 => memory::madvise(addr: u64, len: u64, advice: i32);
      32 => descriptor::dup(fd: i32);
      33 => descriptor::dup2(from: i32, to: i32);
      34 => signal::pause();
@@ -90,6 +94,7 @@ table! {
      62 => process::kill(pid: i32, signal: i32);
      63 => system::uname(to: UserRef<[u8; 390]>);
      72 => descriptor::fcntl(fd: i32, command: u32, argument: u64);
+     73 => lock::flock(fd: i32, operation: u32);
      74 => file::fsync(fd: i32);
      75 => file::fdatasync(fd: i32);
      76 => file::truncate(path: UserAddr, len: i64);
@@ -161,6 +166,10 @@ table! {
     146 => sched::sched_get_priority_max(policy: i32);
     147 => sched::sched_get_priority_min(policy: i32);
     148 => sched::sched_rr_get_interval(pid: i32, to: UserRef<Timespec>);
+    149 => memory::mlock(addr: u64, len: u64);
+    150 => memory::munlock(addr: u64, len: u64);
+    151 => memory::mlockall(flags: u32);
+    152 => memory::munlockall();
     153 => process::vhangup();
     155 => mount::pivot_root(new: UserAddr, put_old: UserAddr);
     157 => system::prctl(option: i32, a: u64, b: u64, c: u64, d: u64);
@@ -193,6 +202,7 @@ table! {
     202 => futex::futex(addr: UserAddr, op: u32, value: u32, fourth: u64, second: UserAddr, value3: u32);
     203 => sched::sched_setaffinity(pid: i32, len: usize, mask: UserAddr);
     204 => sched::sched_getaffinity(pid: i32, len: usize, mask: UserAddr);
+    213 => events::epoll_create(size: i32);
     217 => path::getdents64(fd: i32, buf: UserAddr, len: u32);
     218 => process::set_tid_address(addr: UserAddr);
     219 => signal::restart_syscall();
@@ -202,9 +212,14 @@ table! {
     229 => time::clock_getres(clock: i32, to: Option<UserRef<Timespec>>);
     230 => time::clock_nanosleep(clock: i32, flags: u32, request: UserRef<Timespec>, remaining: Option<UserRef<Timespec>>);
     231 => process::exit_group(status: i32);
+    232 => events::epoll_wait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32);
+    233 => events::epoll_ctl(epfd: i32, operation: i32, fd: i32, event: UserAddr);
     234 => process::tgkill(pid: i32, tid: i32, signal: i32);
     235 => path::utimes(path: UserAddr, times: UserRef<[i64; 4]>);
     247 => process::waitid(kind: u32, id: i32, info: UserAddr, options: u32, rusage: Option<UserRef<Rusage>>);
+    253 => events::inotify_init();
+    254 => events::inotify_add_watch(fd: i32, path: UserAddr, mask: u32);
+    255 => events::inotify_rm_watch(fd: i32, wd: i32);
     257 => path::openat(dir: i32, path: UserAddr, flags: u32, mode: u32);
     258 => path::mkdirat(dir: i32, path: UserAddr, mode: u32);
     259 => path::mknodat(dir: i32, path: UserAddr, mode: u32, device: u64);
@@ -225,21 +240,32 @@ table! {
     274 => process::get_robust_list(tid: i32, head: UserRef<u64>, len: UserRef<u64>);
     277 => file::sync_file_range(fd: i32, offset: i64, len: i64, flags: u32);
     280 => path::utimensat(dir: i32, path: UserAddr, times: UserRef<[i64; 4]>, flags: u32);
+    281 => events::epoll_pwait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32, mask: UserRef<u64>);
+    283 => events::timerfd_create(clock: i32, flags: u32);
+    284 => events::eventfd1(initial: u32);
     285 => file::fallocate(fd: i32, mode: u32, offset: i64, len: i64);
+    286 => events::timerfd_settime(fd: i32, flags: u32, new: UserRef<abi::Itimerspec>, old: UserRef<abi::Itimerspec>);
+    287 => events::timerfd_gettime(fd: i32, out: UserRef<abi::Itimerspec>);
+    290 => events::eventfd2(initial: u32, flags: u32);
+    291 => events::epoll_create1(flags: u32);
     292 => descriptor::dup3(from: i32, to: i32, flags: u32);
     293 => descriptor::pipe2(fds: UserRef<[i32; 2]>, flags: u32);
+    294 => events::inotify_init1(flags: u32);
     295 => file::preadv(fd: i32, iov: UserAddr, count: usize, offset: i64);
     296 => file::pwritev(fd: i32, iov: UserAddr, count: usize, offset: i64);
     297 => signal::rt_tgsigqueueinfo(pid: i32, tid: i32, signal: i32, info: UserRef<[u8; 128]>);
     302 => resource::prlimit64(pid: i32, resource: u32, new: Option<UserRef<Rlimit>>, old: Option<UserRef<Rlimit>>);
+    303 => events::name_to_handle_at(dir: i32, path: UserAddr, handle: u64, mount: u64, flags: u32);
     306 => file::syncfs(fd: i32);
     308 => process::setns(fd: Fd, kind: i32);
     309 => sched::getcpu(cpu: Option<UserRef<u32>>, node: Option<UserRef<u32>>);
     312 => process::kcmp(first: i32, second: i32, kind: u32, a: u64, b: u64);
     316 => path::renameat2(from_dir: i32, from: UserAddr, to_dir: i32, to: UserAddr, flags: u32);
     318 => system::getrandom(to: UserAddr, len: usize, flags: u32);
+    319 => events::memfd_create(name: UserAddr, flags: u32);
     322 => exec::execveat(dir: i32, path: UserAddr, argv: u64, envp: u64, flags: u32);
     324 => sched::membarrier(command: u32, flags: u32, cpu: i32);
+    325 => memory::mlock2(addr: u64, len: u64, flags: u32);
     326 => file::copy_file_range(input: i32, in_offset: UserRef<i64>, out: i32, out_offset: UserRef<i64>, len: usize, flags: u32);
     327 => file::preadv2(fd: i32, iov: UserAddr, count: usize, offset: i64, high: u64, flags: u32);
     328 => file::pwritev2(fd: i32, iov: UserAddr, count: usize, offset: i64, high: u64, flags: u32);
@@ -248,6 +274,7 @@ table! {
     436 => descriptor::close_range(first: u32, last: u32, flags: u32);
     437 => path::openat2(dir: i32, path: UserAddr, how: UserRef<[u64; 3]>, size: usize);
     439 => path::faccessat2(dir: i32, path: UserAddr, mode: u32, flags: u32);
+    441 => events::epoll_pwait2(epfd: i32, events: UserAddr, max: i32, timeout: UserRef<Timespec>, mask: UserRef<u64>);
     449 => futex::futex_waitv(words: UserRef<futex::FutexWaitv>, count: u32, flags: u32, timeout: Option<UserRef<Timespec>>, clock: i32);
     452 => path::fchmodat2(dir: i32, path: UserAddr, mode: u32, flags: u32);
 }
