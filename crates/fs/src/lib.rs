@@ -13,5 +13,6 @@ mod listing;
 pub mod overlay;
 pub mod proc;
 pub mod signalfd;
+pub mod sysfs;
 pub mod timerfd;
 pub mod tmpfs;

@@ -62,3 +62,28 @@ fn the_log_is_read_a_record_at_a_time_and_written_as_a_user() {
     assert!(second.starts_with("11,1,") && second.ends_with(",-;oops\n"), "{second}");
     assert_eq!(read_some(&kmsg, 1000).unwrap_err().errno(), Errno::EAGAIN);
 }
+
+#[test]
+fn sys_shows_devices_by_class_and_by_number() {
+    let m = machine();
+    let sysfs = fs::sysfs::Sysfs::new(m.vfs);
+    m.vfs.register_type(sysfs.clone());
+    m.mkdir("/sys").unwrap();
+    m.mount("sysfs", "/sys", MountFlags::empty(), "").unwrap();
+    sysfs.set_cpus(2);
+    assert_eq!(m.read("/sys/dev/char/1:3/dev").unwrap(), b"1:3\n");
+    assert_eq!(m.read("/sys/class/mem/null/uevent").unwrap(), b"MAJOR=1\nMINOR=3\nDEVNAME=null\n");
+    assert_eq!(m.read("/sys/class/mem/null/subsystem/zero/dev").unwrap(), b"1:5\n");
+    assert_eq!(m.read("/sys/devices/system/cpu/online").unwrap(), b"0-1\n");
+    m.mount("tmpfs", "/sys/fs/cgroup", MountFlags::empty(), "").unwrap();
+    m.write("/sys/fs/cgroup/x", b"").unwrap();
+    let ops: Arc<dyn FileOps> = m.open("/dev/null", OpenFlags::RDWR).unwrap().ops().clone();
+    let device = Arc::new(move |_: &Open<'_>| Ok(ops.clone()));
+    m.vfs.devices.add(DeviceInfo::block(DeviceNumber::new(98, 0), "ubda", 0o660, device)).unwrap();
+    assert_eq!(m.read("/sys/block/ubda/dev").unwrap(), b"98:0\n");
+    m.write("/sys/block/ubda/uevent", b"change\n").unwrap();
+    assert_eq!(m.write("/sys/block/ubda/uevent", b"explode").unwrap_err(), Errno::EINVAL);
+    m.vfs.devices.remove(DeviceKind::Block, DeviceNumber::new(98, 0)).unwrap();
+    assert_eq!(m.stat("/sys/block/ubda").unwrap_err(), Errno::ENOENT);
+    assert_eq!(m.mkdir("/sys/block/x").unwrap_err(), Errno::EPERM);
+}

@@ -5,6 +5,7 @@
 //! Always true: reads and writes through one description's own position are one after the other (read(2), "f_pos" is locked); the mode of access is
 //! checked here, once, before the file's own code runs.
 
+use crate::async_io::AsyncNotify;
 use crate::credentials::Credentials;
 use crate::flags::OpenFlags;
 use crate::inode::{Emit, Inode};
@@ -236,7 +237,9 @@ pub struct OpenFile {
     flags: AtomicU32,
     position: Position,
     credentials: Arc<Credentials>,
-    owner: SpinLock<Option<SignalOwner>>,
+    owner: Arc<SpinLock<Option<SignalOwner>>>,
+    /// Listens on the file's queues while O_ASYNC is set.
+    async_io: SpinLock<Option<Box<PollTable>>>,
     id: u64,
     /// It holds a count of its inode's writers.
     counts_as_writer: bool,
@@ -268,7 +271,8 @@ impl OpenFile {
             flags: AtomicU32::new(flags.difference(OpenFlags::TRANSIENT).bits()),
             position: Position::default(),
             credentials,
-            owner: SpinLock::new(None),
+            owner: Arc::default(),
+            async_io: SpinLock::new(None),
             id: NEXT_FILE_ID.fetch_add(1, Ordering::Relaxed),
             counts_as_writer: false,
             _charge: charge,
@@ -322,7 +326,21 @@ impl OpenFile {
     pub fn set_signal_owner(&self, owner: Option<SignalOwner>) {
         *self.owner.lock() = owner;
     }
-    /// F_SETFL: changes those of [`OpenFlags::SETTABLE`].
+    /// F_SETFL through descriptor `fd`: changes those of [`OpenFlags::SETTABLE`].
+    pub fn set_flags_by(&self, fd: i32, flags: OpenFlags) -> Result<(), Errno> {
+        self.set_flags(flags)?;
+        let wanted = flags.contains(OpenFlags::ASYNC) && self.ops.can_poll();
+        let table = wanted.then(|| {
+            let notify = AsyncNotify { owner: self.owner.clone(), fd };
+            let mut table = PollTable::new(Arc::new(notify));
+            self.ops.poll(self, Some(&mut table));
+            Box::new(table)
+        });
+        let old = std::mem::replace(&mut *self.async_io.lock(), table);
+        drop(old);
+        Ok(())
+    }
+    /// F_SETFL without signal-driven I/O: FIONBIO, open's own flags.
     pub fn set_flags(&self, flags: OpenFlags) -> Result<(), Errno> {
         self.ops.set_flags(self, flags)?;
         let (keep, set) = (!OpenFlags::SETTABLE.bits(), flags.intersection(OpenFlags::SETTABLE).bits());

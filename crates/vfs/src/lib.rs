@@ -9,6 +9,7 @@
 
 mod acl;
 mod anon;
+mod async_io;
 mod attachments;
 mod attributes;
 mod cache;
@@ -39,6 +40,7 @@ mod walk;
 
 pub use acl::{Acl, AclEntry, AclTag};
 pub use anon::{AnonInode, AnonKind};
+pub use async_io::{SignalSink, install_signal_sink};
 pub use attachments::Attachments;
 pub use attributes::SetTime;
 pub use cache::{PageCache, PageCaches, PageSource, ReadAhead};

@@ -54,7 +54,7 @@ pub trait PageSource: Send + Sync {
 /// How far a reader has read ahead: one per open file.
 #[derive(Default)]
 pub struct ReadAhead {
-    /// Page after the last one read, and pages read ahead last time.
+    /// Page after the last one read ahead, and how many were last time.
     next: AtomicU64,
     window: AtomicU32,
 }
@@ -235,14 +235,13 @@ impl PageCache {
     fn window(&self, ahead: Option<&ReadAhead>, index: u64, end: u64) -> u64 {
         let wanted = (end - index - 1).min(READ_AHEAD_MAX);
         let Some(ahead) = ahead else { return wanted };
-        let sequential = ahead.next.swap(end, Ordering::Relaxed) == index || index == 0;
-        if !sequential {
-            ahead.window.store(0, Ordering::Relaxed);
-            return wanted;
-        }
-        let grown = (u64::from(ahead.window.load(Ordering::Relaxed)) * 2).clamp(4, READ_AHEAD_MAX);
-        ahead.window.store(grown as u32, Ordering::Relaxed);
-        wanted.max(grown)
+        // Sequential: this is the page that the last reading ahead stopped before.
+        let sequential = index == 0 || ahead.next.load(Ordering::Relaxed) == index;
+        let window = if sequential { (u64::from(ahead.window.load(Ordering::Relaxed)) * 2).clamp(4, READ_AHEAD_MAX) } else { 0 };
+        ahead.window.store(window as u32, Ordering::Relaxed);
+        let pages = wanted.max(window);
+        ahead.next.store(index + 1 + pages, Ordering::Relaxed);
+        pages
     }
 
     /// Reads from `position` to the end of the file or of `sink`; answers how much.
@@ -396,7 +395,8 @@ impl PageCache {
         }
     }
 
-    /// Sets the end of the file; the caller holds the file's lock. Pages beyond are unmapped and dropped; what is added reads as zeroes.
+    /// Sets the end of the file; the caller holds the file's lock, and frees storage beyond the end afterwards. Pages beyond are unmapped and
+    /// dropped; what is added reads as zeroes.
     pub fn truncate(&self, size_bytes: u64) -> Result<(), Errno> {
         let old = self.size_bytes();
         if size_bytes >= old {
