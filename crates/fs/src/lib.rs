@@ -7,6 +7,7 @@ pub mod devtmpfs;
 pub mod epoll;
 pub mod eventfd;
 pub mod hostfs;
+pub mod hostroot;
 pub mod inotify;
 pub mod kernfs;
 mod listing;

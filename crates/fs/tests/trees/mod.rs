@@ -73,6 +73,16 @@ impl Machine {
         fs.set_umask(0);
         Machine { vfs, credentials: Arc::new(Credentials::root()), fs, namespace }
     }
+    /// A machine of these mounts.
+    pub fn of(vfs: &'static Vfs, namespace: Arc<MountNamespace>, root: vfs::Path, directory: vfs::Path) -> Machine {
+        let fs = FsContext::new(root);
+        fs.set_umask(0);
+        fs.set_cwd(directory);
+        Machine { vfs, credentials: Arc::new(Credentials::root()), fs, namespace }
+    }
+    pub fn unmount(&self, path: &str) -> Result<(), Errno> {
+        self.caller().unmount(self.path(path)?, vfs::Unmount::IfUnused)
+    }
     pub fn caller(&self) -> Caller<'_> {
         Caller { vfs: self.vfs, credentials: &self.credentials, fs: &self.fs, namespace: &self.namespace, file_size_limit: u64::MAX }
     }
