@@ -52,6 +52,7 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     }
     if config.program.search_path {
         current.process().signals().set_unkillable(false);
+        machine.system.table().tree.init_is_command = true;
     }
     exec_first(machine, config, &mut current)?;
     machine.scheduler.spawn(move || run::run(current)).map(drop).map_err(failed("the first process could not be started"))

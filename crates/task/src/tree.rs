@@ -92,6 +92,8 @@ pub struct Tree {
     last: i32,
     pid_max: i32,
     init: i32,
+    /// The first process is an ordinary command, a shell perhaps, and no init: what it controls is not orphaned.
+    pub init_is_command: bool,
 }
 
 impl Tree {
@@ -107,6 +109,7 @@ impl Tree {
             last: 0,
             pid_max,
             init: 1,
+            init_is_command: false,
         }
     }
 
@@ -297,7 +300,8 @@ impl Tree {
         !self.group(group).iter().filter(|pid| Some(**pid) != ignored).any(|pid| {
             let Some(node) = self.nodes.get(pid) else { return false };
             let Some(parent) = self.nodes.get(&node.parent) else { return false };
-            node.death.is_none() && node.parent != self.init && parent.group != group && parent.session == node.session
+            let by_init = node.parent == self.init && !self.init_is_command;
+            node.death.is_none() && !by_init && parent.group != group && parent.session == node.session
         })
     }
 
