@@ -123,6 +123,27 @@ fn stores_through_a_shared_mapping_reach_the_host_at_fsync() {
 }
 
 #[test]
+fn what_a_mapping_stored_behind_the_end_is_gone_when_the_file_grows() {
+    let dir = TempDir::new();
+    dir.write("f", "short");
+    let machine = mounted(&dir, AT_ONCE);
+    let file = machine.open("/f", OpenFlags::RDWR).unwrap();
+    let request = vfs::MapRequest { offset: 0, len: 4096, access: vfs::MapAccess::READ | vfs::MapAccess::WRITE | vfs::MapAccess::SHARED };
+    let pages = file.mmap(&request).unwrap();
+    for grow in [0, 1] {
+        let end = file.inode().metadata().unwrap().size_bytes;
+        pages.page(0, true).unwrap().write(end as usize, b"beyond");
+        match grow {
+            0 => write_at(&file, end + 10, b"x").unwrap(),
+            _ => file.inode().truncate(end + 20).unwrap(),
+        }
+        let data = read_all(&file).unwrap();
+        assert!(data[end as usize..end as usize + 10].iter().all(|b| *b == 0), "{data:?}");
+        assert_eq!(dir.read("f"), data);
+    }
+}
+
+#[test]
 fn an_unlinked_file_lives_on_while_it_is_open() {
     let dir = TempDir::new();
     let machine = mounted(&dir, AT_ONCE);

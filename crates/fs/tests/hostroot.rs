@@ -177,3 +177,37 @@ fn the_real_host_starts_and_answers_from_memory_once_warm() {
     assert_eq!(machine.read("/etc/passwd").unwrap(), cold);
     assert_eq!(cold, std::fs::read("/etc/passwd").unwrap());
 }
+
+#[test]
+fn a_walk_over_the_hosts_own_programs_needs_few_descriptors_and_little_memory() {
+    let vfs = machine();
+    let tree = host::files::open_tree(std::path::Path::new("/")).unwrap();
+    let root = hostroot::mount(vfs, &tree, &plan("/")).unwrap();
+    let machine = Machine::of(vfs, root.namespace, root.root, root.directory);
+    let (mut left, mut files, mut bytes, mut most) = (vec!["/usr/lib".to_string(), "/usr/bin".to_string()], 0, 0, 0);
+    let enough = 20_000 * scale();
+    let start = std::time::Instant::now();
+    while let Some(dir) = left.pop() {
+        let Ok(entries) = machine.list(&dir) else { continue };
+        for (name, kind, _) in entries {
+            let path = format!("{dir}/{name}");
+            match kind {
+                Some(vfs::FileKind::Directory) => left.push(path),
+                Some(vfs::FileKind::Regular) => {
+                    files += 1;
+                    let size = machine.stat(&path).unwrap().size_bytes;
+                    if bytes < 200_000_000 && size < 10_000_000 {
+                        bytes += machine.read(&path).map_or(0, |data| data.len());
+                    }
+                }
+                _ => {}
+            }
+        }
+        if files > enough {
+            break;
+        }
+        most = most.max(std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count));
+    }
+    println!("{files} files, {bytes} bytes, {most} descriptors at most, {} ms", start.elapsed().as_millis());
+    assert!(most < 4096 + 200);
+}

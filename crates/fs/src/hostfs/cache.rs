@@ -102,6 +102,16 @@ impl PageCache {
         Ok(())
     }
 
+    /// The file is about to grow from `size_bytes`: what a mapping stored behind its end is wiped.
+    pub fn wipe_tail(&self, size_bytes: u64) {
+        let inside = (size_bytes % PAGE_SIZE as u64) as usize;
+        if inside != 0
+            && let Some(frame) = self.cached(size_bytes / PAGE_SIZE as u64)
+        {
+            frame.fill(inside, PAGE_SIZE - inside, 0);
+        }
+    }
+
     /// Puts what was written to the host at `offset` into the pages that are here.
     pub fn update(&self, offset: u64, data: &[u8]) {
         let page_size = PAGE_SIZE as u64;
@@ -121,12 +131,7 @@ impl PageCache {
         let gone = self.table.lock().pages.split_off(&first);
         self.unmap(id, first, u64::MAX, true);
         drop(gone);
-        let inside = (size_bytes % PAGE_SIZE as u64) as usize;
-        if inside != 0
-            && let Some(frame) = self.cached(first - 1)
-        {
-            frame.fill(inside, PAGE_SIZE - inside, 0);
-        }
+        self.wipe_tail(size_bytes);
     }
 
     /// The file on the host is another one now: clean pages are read again when next asked for.

@@ -229,7 +229,9 @@ impl HostInode {
         };
         file.write_at(at, data)?;
         let end = at + data.len() as u64;
-        // The rest of the last page behind the old end is zero already, wherever the new end lies.
+        if end > self.size_bytes() {
+            self.cache.wipe_tail(self.size_bytes());
+        }
         self.cache.update(at, data);
         self.learn_own(file.metadata()?);
         Ok(end)
@@ -519,6 +521,7 @@ impl Inode for HostInode {
             return Ok(());
         }
         let _changing = self.changing.lock();
+        self.cache.wipe_tail(self.size_bytes());
         file.set_len(size_bytes)?;
         self.learn_own(file.metadata()?);
         self.cache.truncate(self.id(), size_bytes);
