@@ -3,7 +3,7 @@
 use crate::args::{UserAddr, UserRef};
 use crate::data::{file, read_path, read_string};
 use abi::raw::general as raw;
-use abi::{Errno, Resource, SysResult};
+use abi::{Errno, SysResult};
 use task::{Current, Outcome};
 
 /// Longest argument or environment string, `MAX_ARG_STRLEN`.
@@ -17,7 +17,7 @@ fn strings(current: &Current, array: u64) -> Result<Vec<Vec<u8>>, Errno> {
     if array == 0 {
         return Ok(all);
     }
-    let limit = usize::try_from(current.process().rlimit(Resource::Stack).soft / 4).unwrap_or(usize::MAX).clamp(128 << 10, 6 << 20);
+    let limit = current.exec_strings_max() as usize;
     loop {
         let pointer = UserRef::<u64>::at(array).nth(all.len()).read(current)?;
         if pointer == 0 {

@@ -221,6 +221,8 @@ impl Current {
         process.oom_score_adj.store(own.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
         process.exit_uid.store(self.credentials().uid, Ordering::Relaxed);
         *process.program.lock() = own.program();
+        // Both run it: the guard against writers is shared.
+        *process.executable.lock() = own.executable();
         process
     }
 
@@ -238,17 +240,19 @@ impl Current {
 
     /// Sleeps until the child has another address space or is dead; only death ends that early.
     fn wait_for_vfork(&self, done: &VforkDone) {
-        let tid = self.tid();
-        let set = |on: bool| {
-            let mut signals = self.process().signals();
-            if let Some(thread) = signals.thread_mut(tid) {
-                thread.killable_only = on;
-            }
-            signals.recalc(tid);
-        };
-        set(true);
+        self.set_killable_only(true);
         done.wait();
-        set(false);
+        self.set_killable_only(false);
+    }
+
+    /// Whether only death interrupts this thread's waits.
+    pub(crate) fn set_killable_only(&self, on: bool) {
+        let tid = self.tid();
+        let mut signals = self.process().signals();
+        if let Some(thread) = signals.thread_mut(tid) {
+            thread.killable_only = on;
+        }
+        signals.recalc(tid);
     }
 }
 

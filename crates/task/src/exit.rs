@@ -103,6 +103,8 @@ impl Process {
         let system = self.system;
         let status = self.signals().group_exit().or(*self.leader_status.lock()).unwrap_or(last_thread);
         self.timers.clear();
+        let executable = self.executable.lock().take();
+        drop(executable);
         if self.pid() == 1 {
             system.hooks.init_died(status);
             return;

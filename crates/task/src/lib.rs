@@ -12,7 +12,7 @@ pub mod clock;
 mod clone;
 pub mod credentials;
 pub mod current;
-mod exec;
+pub mod exec;
 mod exit;
 pub mod futex;
 pub mod mapped;

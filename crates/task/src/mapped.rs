@@ -5,17 +5,26 @@ use mm::MappedFile;
 use std::sync::Arc;
 use vfs::{OpenFile, SyncKind};
 
+/// A file's path for `/proc`, from the root of its mount namespace, with ` (deleted)` if it has no name any more.
+#[must_use]
+pub fn path_name(path: &vfs::Path) -> Vec<u8> {
+    let mut top = path.clone();
+    while let Some(mountpoint) = top.mount.mountpoint() {
+        top = mountpoint;
+    }
+    let mut name = vfs::name_below(path, &top.mount.root_path()).unwrap_or_else(|| path.dentry.name().as_ref().to_vec());
+    if path.dentry.is_deleted() {
+        name.extend(b" (deleted)");
+    }
+    name
+}
+
 /// The file behind a mapping.
 pub struct FileMapping(pub Arc<OpenFile>);
 
 impl MappedFile for FileMapping {
     fn path(&self) -> Vec<u8> {
-        let path = self.0.path();
-        let mut name = vfs::name_below(path, &path.mount.root_path()).unwrap_or_else(|| path.dentry.name().as_ref().to_vec());
-        if path.dentry.is_deleted() {
-            name.extend(b" (deleted)");
-        }
-        name
+        path_name(self.0.path())
     }
     fn device(&self) -> u64 {
         self.0.path().mount.superblock().dev().encode()

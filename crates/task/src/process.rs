@@ -49,6 +49,8 @@ pub struct Process {
     pub oom_score_adj: AtomicI32,
     /// The program that it runs, as its path was given, for the log and `/proc`.
     pub(crate) program: SpinLock<Vec<u8>>,
+    /// The program's file: `/proc/PID/exe`.
+    pub(crate) executable: SpinLock<Option<Arc<crate::exec::Executable>>>,
     pub timers: crate::timers::ProcessTimers,
 }
 
@@ -78,6 +80,7 @@ impl Process {
             personality: AtomicI32::new(0),
             oom_score_adj: AtomicI32::new(0),
             program: SpinLock::default(),
+            executable: SpinLock::new(None),
             timers: crate::timers::ProcessTimers::new(this.clone()),
         })
     }
@@ -319,6 +322,11 @@ impl Process {
     pub(crate) fn death(&self, status: WaitStatus, uid: u32) -> Death {
         let totals = *self.totals.lock();
         Death { status, uid, usage: add(&totals.own, &totals.children) }
+    }
+    /// The program's file; none before its first execve(2), nor once it is dead.
+    #[must_use]
+    pub fn executable(&self) -> Option<Arc<crate::exec::Executable>> {
+        self.executable.lock().clone()
     }
     /// The path of its program.
     #[must_use]

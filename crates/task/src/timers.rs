@@ -14,6 +14,8 @@ impl ProcessTimers {
     }
     /// Stops and forgets all of them: exit and, but for the interval timers, exec.
     pub fn clear(&self) {}
+    /// execve(2): POSIX timers go, interval timers stay.
+    pub fn clear_for_exec(&self) {}
     /// Fills in what is known only when a timer's signal is taken: how often it has expired since.
     #[must_use]
     pub fn deliver(&self, info: abi::SigInfo) -> abi::SigInfo {

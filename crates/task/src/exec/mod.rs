@@ -14,15 +14,16 @@ use crate::mapped::FileMapping;
 use crate::task::comm_of;
 use abi::arch::{Regs, TASK_SIZE};
 use abi::raw::general::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW};
-use abi::{Errno, PAGE_SIZE, Resource, SysResult};
+use abi::{Errno, PAGE_SIZE, Resource, Signal, SysResult};
 use elf::{Header, Image, Kind, Segment};
 use mm::{AddressSpace, Backing, Layout, MapFlags, Mapping};
 use platform::{Access as PageAccess, Protection};
 use stack::key;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use vfs::{
-    Access, Caller, Credentials, FileKind, LookupFlags, MapAccess, MapRequest, MountFlags, OpenFile, OpenFlags, Path, PathAt, SliceSink,
-    UserMemory,
+    Access, Caller, Capability, CapabilitySet, Credentials, FileKind, LookupFlags, MapAccess, MapRequest, MountFlags, OpenFile, OpenFlags,
+    Path, PathAt, SliceSink, UserMemory,
 };
 
 /// Bytes of a file that are looked at to find out what it is (`BINPRM_BUF_SIZE`).
@@ -34,6 +35,33 @@ const DYN_BASE: u64 = (TASK_SIZE / 3 * 2) & !(PAGE_SIZE as u64 - 1);
 /// Pages mapped at once at the entry point and of small data segments.
 const PREMAP_PAGES: u64 = 64;
 const PAGE_MASK: u64 = PAGE_SIZE as u64 - 1;
+
+/// What a set-id program does not inherit of personality(2): `PER_CLEAR_ON_SETID`.
+const PER_CLEAR_ON_SETID: i32 = 0x0040_0000 | 0x0004_0000 | 0x0020_0000 | 0x0010_0000;
+/// `ADDR_NO_RANDOMIZE` of personality(2).
+const ADDR_NO_RANDOMIZE: i32 = 0x0004_0000;
+
+/// The file of a running program: nobody may write to it while this is there.
+pub struct Executable(Arc<OpenFile>);
+
+impl Executable {
+    /// ETXTBSY while the file is open for writing.
+    fn claim(file: Arc<OpenFile>) -> Result<Executable, Errno> {
+        file.inode().attachments().begin_execute()?;
+        Ok(Executable(file))
+    }
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &Arc<OpenFile> {
+        &self.0
+    }
+}
+
+impl Drop for Executable {
+    fn drop(&mut self) {
+        self.0.inode().attachments().end_execute();
+    }
+}
 
 /// A program found and opened.
 struct Program {
@@ -64,6 +92,7 @@ impl Current {
             argv.push(Vec::new());
         }
         let mut program = self.open_program(base, path, flags)?;
+        let comm = comm_of(path.rsplit(|b| *b == b'/').next().unwrap_or_default());
         for depth in 0.. {
             let Some((interpreter, argument)) = script(&program.head)? else { break };
             if depth >= SCRIPT_DEPTH {
@@ -82,15 +111,38 @@ impl Current {
             None => None,
             Some(place) => Some(self.open_interpreter(&program.file, place)?),
         };
+        // Scripts have added to what was checked when it was copied in.
+        let strings: u64 = argv.iter().chain(&envp).map(|s| s.len() as u64 + 9).sum();
+        if strings > self.exec_strings_max() {
+            return Err(Errno::E2BIG.into());
+        }
+        // A script's program knows the script's name, not its interpreter's.
+        program.name = path.to_vec();
+        let executable = Executable::claim(program.file.clone())?;
         let (new_credentials, secure) = self.credentials_for(&program.file)?;
         let space = self.system().platform.new_space()?;
-        let limits = self.memory_limits();
+        let limits = self.memory_limits(&new_credentials);
         let memory = AddressSpace::new(self.system().ram, space, limits)?;
         let sp_and_entry = self.load(&memory, &program, &header, &image, interpreter.as_ref(), &argv, &envp, (&new_credentials, secure))?;
         let thread = memory.guest_space().new_thread()?;
         self.become_alone()?;
-        self.switch_program(memory, thread, &program, new_credentials, sp_and_entry);
+        self.switch_program(memory, thread, executable, new_credentials, sp_and_entry);
+        self.task().set_comm(comm);
+        if secure {
+            // It must not be stopped by who started it, nor looked into.
+            let process = self.process();
+            process.parent_death_signal.store(0, Ordering::Relaxed);
+            process.personality.fetch_and(!PER_CLEAR_ON_SETID, Ordering::Relaxed);
+        }
+        self.process().dumpable.store(u8::from(!secure), Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Bytes that arguments and environment of a new program may have together, their pointers included: a quarter of `RLIMIT_STACK`, at least
+    /// 128 KiB, at most 6 MiB.
+    #[must_use]
+    pub fn exec_strings_max(&self) -> u64 {
+        (self.process().rlimit(Resource::Stack).soft / 4).clamp(128 << 10, 6 << 20)
     }
 
     fn open_program(&self, base: Option<&Path>, path: &[u8], flags: u32) -> SysResult<Program> {
@@ -99,6 +151,9 @@ impl Current {
         lookup.set(LookupFlags::FOLLOW, flags & AT_SYMLINK_NOFOLLOW == 0);
         lookup.set(LookupFlags::EMPTY, flags & AT_EMPTY_PATH != 0);
         let found = caller.lookup(PathAt { base, path }, lookup)?;
+        if found.mount.all_flags().contains(MountFlags::NOEXEC) {
+            return Err(Errno::EACCES.into());
+        }
         let kind = found.inode().kind();
         if kind == FileKind::Symlink {
             return Err(Errno::ELOOP.into());
@@ -134,18 +189,21 @@ impl Current {
         let set = SetId {
             uid: (honoured && metadata.mode & 0o4000 != 0).then_some(metadata.uid),
             gid: (honoured && metadata.mode & 0o2010 == 0o2010).then_some(metadata.gid),
-            capabilities: None,
+            capabilities: honoured
+                .then(|| file.inode().get_xattr(b"security.capability").ok())
+                .flatten()
+                .and_then(|v| file_capabilities(&v)),
         };
         Ok(credentials::exec(self.credentials(), set))
     }
 
-    fn memory_limits(&self) -> mm::Limits {
+    fn memory_limits(&self, credentials: &Credentials) -> mm::Limits {
         let limit = |resource| self.process().rlimit(resource).soft;
         mm::Limits {
             address_space: limit(Resource::As),
             data: limit(Resource::Data),
             stack: limit(Resource::Stack),
-            locked: limit(Resource::Memlock),
+            locked: if credentials.has(Capability::IPC_LOCK) { u64::MAX } else { limit(Resource::Memlock) },
         }
     }
 
@@ -162,7 +220,8 @@ impl Current {
         envp: &[Vec<u8>],
         (credentials, secure): (&Credentials, bool),
     ) -> Result<(u64, u64), Errno> {
-        let random = |pages: u64| u64::from_le_bytes(self.system().random::<8>()) % pages * PAGE_SIZE as u64;
+        let fixed = self.process().personality.load(Ordering::Relaxed) & ADDR_NO_RANDOMIZE != 0;
+        let random = |pages: u64| if fixed { 0 } else { u64::from_le_bytes(self.system().random::<8>()) % pages * PAGE_SIZE as u64 };
         let stack_limit = self.process().rlimit(Resource::Stack).soft.clamp(128 << 20, TASK_SIZE / 6 * 5);
         let stack_top = TASK_SIZE - random(1 << 22);
         let mmap_base = stack_top - stack_limit.min(64 << 30) - (1 << 20) - random(1 << 20);
@@ -269,7 +328,14 @@ impl Current {
         let wake = process.signals().kill_others(tid);
         process.kick(&wake);
         // Another exec or exit may have been first: then this thread is the one to end.
-        process.exited.wait_interruptible(|| (process.signals().threads() == 1).then_some(()))?;
+        process.stopped.wake_all();
+        let alone = || (process.signals().threads() == 1).then_some(());
+        if alone().is_none() {
+            self.set_killable_only(true);
+            let waited = process.exited.wait_interruptible(alone);
+            self.set_killable_only(false);
+            waited?;
+        }
         if tid != process.pid() {
             self.take_number(tid);
         }
@@ -294,7 +360,7 @@ impl Current {
         &mut self,
         memory: Arc<AddressSpace>,
         thread: Box<dyn platform::GuestThread>,
-        program: &Program,
+        executable: Executable,
         new_credentials: Credentials,
         (sp, entry): (u64, u64),
     ) {
@@ -311,13 +377,15 @@ impl Current {
         }
         let process = self.process().clone();
         process.signals().reset_for_exec(self.tid());
-        process.timers.clear();
-        *process.program.lock() = program.name.clone();
+        process.timers.clear_for_exec();
+        *process.program.lock() = crate::mapped::path_name(executable.file().path());
+        let old = process.executable.lock().replace(Arc::new(executable));
+        drop(old);
         if let Some(node) = self.system().table().tree.get_mut(process.pid()) {
             node.executed = true;
+            // Whatever clone(2) said, a new program's death is told as a child's.
+            node.exit_signal = Some(Signal::SIGCHLD);
         }
-        let name = program.name.rsplit(|b| *b == b'/').next().unwrap_or_default();
-        self.task().set_comm(comm_of(name));
         self.set_credentials(new_credentials);
         self.restart_block = None;
         let regs = Regs { rip: entry, rsp: sp, flags: Regs::USER_FLAGS, selectors: Regs::USER_SELECTORS, ..Regs::default() };
@@ -325,6 +393,23 @@ impl Current {
             self.handle_gone();
         }
     }
+}
+
+/// `struct vfs_cap_data` and `vfs_ns_cap_data`, capabilities(7) "File capabilities": permitted, inheritable, and whether they are effective at
+/// once. Anything else is as if it were not there.
+fn file_capabilities(value: &[u8]) -> Option<(CapabilitySet, CapabilitySet, bool)> {
+    let word = |at: usize| Some(u32::from_le_bytes(value.get(4 * at..4 * at + 4)?.try_into().ok()?));
+    let set = |low: usize, high: Option<usize>| {
+        let high = high.map_or(Some(0), word)?;
+        Some(CapabilitySet((u64::from(word(low)?) | u64::from(high) << 32) & CapabilitySet::FULL.0))
+    };
+    let head = word(0)?;
+    let (permitted, inheritable) = match head >> 24 {
+        1 => (set(1, None)?, set(2, None)?),
+        2 | 3 => (set(1, Some(3))?, set(2, Some(4))?),
+        _ => return None,
+    };
+    Some((permitted, inheritable, head & 1 != 0))
 }
 
 fn read_at(file: &Arc<OpenFile>, offset: u64, buffer: &mut [u8]) -> SysResult<usize> {
@@ -449,7 +534,7 @@ fn map_segment(memory: &AddressSpace, file: &Arc<OpenFile>, segment: &Segment, b
 
 #[cfg(test)]
 mod tests {
-    use super::script;
+    use super::{file_capabilities, script};
     use abi::Errno;
 
     #[test]
@@ -466,5 +551,16 @@ mod tests {
         ] {
             assert_eq!(script(line.as_bytes()), want, "{line:?}");
         }
+    }
+    #[test]
+    fn file_capabilities_are_read_in_all_versions_and_never_trusted() {
+        let bytes = |words: &[u32]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
+        let parsed = |words: &[u32]| file_capabilities(&bytes(words)).map(|(p, i, e)| (p.0, i.0, e));
+        assert_eq!(parsed(&[0x0200_0001, 0x2000, 0, 0, 0]), Some((0x2000, 0, true)));
+        assert_eq!(parsed(&[0x0300_0000, 1, 2, 1, 0, 0]), Some((0x1_0000_0001, 2, false)));
+        assert_eq!(parsed(&[0x0100_0000, 5, 6]), Some((5, 6, false)));
+        assert_eq!(parsed(&[0x0200_0001, 1, 2]), None);
+        assert_eq!(parsed(&[0x0900_0001, 1, 2, 3, 4]), None);
+        assert_eq!(parsed(&[]), None);
     }
 }

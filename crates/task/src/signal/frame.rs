@@ -97,7 +97,8 @@ impl Frame {
             link: 0,
             stack: AltStack { padding: 0, ..stack.alt },
             regs: words,
-            fpstate: xstate_addr,
+            // A thread in its initial vector state needs none.
+            fpstate: if xstate.is_empty() { 0 } else { xstate_addr },
             reserved: [0; 8],
             mask: mask.0,
         };
