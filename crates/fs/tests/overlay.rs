@@ -271,3 +271,30 @@ fn what_the_host_user_may_not_read_is_empty_once_it_is_brought_up() {
         assert_eq!(Op::Rmdir("partial".into()).in_machine(&machine), Errno::ENOTEMPTY.raw());
     });
 }
+
+#[test]
+fn bringing_up_and_taking_away_at_once_leaves_one_truth() {
+    for round in 0..100 * scale() {
+        let lower = TempDir::new();
+        for name in ["a", "b", "c"] {
+            lower.write(name, "lower");
+        }
+        let machine = mounted(&lower);
+        let open: Vec<_> = ["a", "b", "c"].iter().map(|name| machine.open(name, OpenFlags::empty()).unwrap()).collect();
+        let removing = [Op::Unlink("a".into()), Op::Rename("c".into(), "b".into(), 0)];
+        std::thread::scope(|scope| {
+            for file in &open {
+                scope.spawn(|| machine.caller().chmod(file.path(), 0o600).unwrap());
+            }
+            for op in &removing {
+                scope.spawn(|| assert_eq!(op.in_machine(&machine), 0));
+            }
+        });
+        assert_eq!(machine.names("/").unwrap(), ["b"], "round {round}");
+        machine.vfs.dentries().evict(1 << 20);
+        assert_eq!(machine.names("/").unwrap(), ["b"], "round {round}");
+        assert_eq!(machine.stat("/b").unwrap().links, 1);
+        assert_eq!(Op::Unlink("b".into()).in_machine(&machine), 0);
+        assert_eq!(machine.names("/").unwrap(), Vec::<String>::new());
+    }
+}

@@ -177,9 +177,12 @@ impl OverlayInode {
 
     /// Takes `name` away: unlink and rmdir.
     fn remove(&self, name: &[u8], victim: &OverlayInode) -> Result<(), Errno> {
+        let hides = self.lower_entry(name)?.is_some();
+        let dir = if hides { Some(self.up()?) } else { None };
+        // Somebody who has it open may be bringing it up, to this very name.
+        let _copying = victim.copying.lock();
         let upper = self.upper_entry(name)?;
-        if self.lower_entry(name)?.is_some() {
-            let dir = self.up()?;
+        if let Some(dir) = dir {
             self.fs.white_out(&dir, name, upper.as_ref())?;
         } else if let (Some(dir), Some(upper)) = (self.upper(), &upper) {
             match upper.kind() {
@@ -331,6 +334,8 @@ impl Inode for OverlayInode {
             from_up.rename(name, &upper, &into_up, to, Some(&other), RenameFlags::EXCHANGE)?;
             replaced.set_place(Some((self.arc()?, Arc::from(name))));
         } else {
+            // As in `remove`.
+            let _copying = replaced.as_ref().map(|replaced| replaced.copying.lock());
             // An upper file or a whiteout; a lower file is hidden by what comes.
             let there = into.upper_entry(to)?;
             let leave = if self.lower_entry(name)?.is_some() { RenameFlags::WHITEOUT } else { RenameFlags::empty() };
@@ -338,7 +343,7 @@ impl Inode for OverlayInode {
             if let Some(gone) = there.filter(|there| !is_whiteout(there)) {
                 self.fs.forget_origin(&gone);
             }
-            if let Some(replaced) = replaced.filter(|r| r.upper().is_none() || r.kind == FileKind::Directory) {
+            if let Some(replaced) = replaced.as_ref().filter(|r| r.upper().is_none() || r.kind == FileKind::Directory) {
                 replaced.lose_place();
             }
         }
