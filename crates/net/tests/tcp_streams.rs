@@ -76,7 +76,10 @@ impl Flow {
             match world.stacks[self.from.0].tcp_send(self.from.1, &data, SendCall::default()) {
                 Ok(count) => self.sent += count,
                 Err(Errno::EAGAIN) => break,
-                Err(errno) => panic!("sending failed: {errno:?}"),
+                Err(errno) => panic!(
+                    "seed {}: sending failed: {errno:?} at {}\n{:?}\n{:?}",
+                    self.seed, world.now, world.stacks[0].statistics.tcp, world.stacks[1].statistics.tcp
+                ),
             }
             if self.sent == self.total {
                 world.stacks[self.from.0].tcp_shutdown(self.from.1, false, true).unwrap();

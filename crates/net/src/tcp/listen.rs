@@ -51,6 +51,8 @@ pub(super) struct Listener {
     requests: BTreeMap<Quad, Request>,
     timers: Timers<Quad>,
     queue: VecDeque<SocketId>,
+    /// When a cookie was last sent: only for a while after are acknowledgements taken for answers to one.
+    cookie_ns: Option<u64>,
 }
 
 impl Listener {
@@ -115,6 +117,8 @@ impl TcpSocket {
             return match self.check_cookie(core, &quad, header) {
                 Some(_) if self.listen.as_ref().is_none_or(|listener| listener.is_full()) => ListenAnswer::Done,
                 Some(request) => ListenAnswer::Connected(self.child(core, quad, &request)),
+                // A segment that overtook the one with the cookie's number is sent again when nobody refuses it.
+                None if self.has_sent_cookies(core) => ListenAnswer::Done,
                 None => ListenAnswer::Reset,
             };
         }
@@ -164,6 +168,9 @@ impl TcpSocket {
                 (request.peer_scale, request.sack) = (None, false);
             }
             self.send_syn_ack(core, &quad, &request);
+            if let Some(listener) = &mut self.listen {
+                listener.cookie_ns = Some(core.now_ns);
+            }
             return;
         }
         request.iss = initial_sequence(core, &quad);
@@ -349,8 +356,13 @@ impl TcpSocket {
         Box::new(child)
     }
 
+    fn has_sent_cookies(&self, core: &Core) -> bool {
+        let life_ns = u64::from(COOKIE_PERIODS) * 60 * SECOND;
+        self.listen.as_ref().and_then(|listener| listener.cookie_ns).is_some_and(|at_ns| core.now_ns < at_ns + life_ns)
+    }
+
     fn check_cookie(&mut self, core: &mut Core, quad: &Quad, header: &TcpHeader) -> Option<Request> {
-        if core.config.tcp.syn_cookies == 0 {
+        if !self.has_sent_cookies(core) {
             return None;
         }
         let iss = header.ack - 1;
