@@ -384,7 +384,7 @@ impl Core {
                 return corrupt(home, "extent tree: more blocks than there are");
             }
             if depth > 0 {
-                let node = node_of(&*self.child_node(inode, home, depth)?, Some(home));
+                let node = node_of(&self.child_node(inode, home, depth)?, Some(home));
                 todo.extend(node.entries.iter().map(|e| (e.physical, depth - 1)));
             }
         }
