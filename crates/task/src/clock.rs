@@ -20,11 +20,15 @@ impl System {
         sync::realtime_ns().saturating_add_signed(self.realtime_offset_ns.load(Ordering::Relaxed))
     }
 
-    /// clock_settime(2): only the guest's offset changes. Waits that have begun keep the deadline that they had.
+    /// clock_settime(2): only the guest's offset changes. Timers follow; sleeps that have begun keep the deadline that they had.
     pub fn set_realtime_ns(&self, ns: u64) {
         let offset = ns.wrapping_sub(sync::realtime_ns()) as i64;
         self.realtime_offset_ns.store(offset, Ordering::Relaxed);
         Timestamp::set_realtime_offset_ns(offset);
+        let processes: Vec<_> = self.table().all_processes();
+        for process in processes {
+            process.timers.clock_was_set();
+        }
     }
 
     /// Nanoseconds since the machine was started.

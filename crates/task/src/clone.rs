@@ -220,6 +220,7 @@ impl Current {
         process.personality.store(own.personality.load(Ordering::Relaxed), Ordering::Relaxed);
         process.oom_score_adj.store(own.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
         process.exit_uid.store(self.credentials().uid, Ordering::Relaxed);
+        process.timers.watch_cpu_limit(own.rlimit(Resource::Cpu).soft);
         *process.program.lock() = own.program();
         // Both run it: the guard against writers is shared.
         *process.executable.lock() = own.executable();

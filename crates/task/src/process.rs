@@ -150,6 +150,9 @@ impl Process {
     /// Changes one; the caller checked it.
     pub fn set_rlimit(&self, resource: Resource, limit: Rlimit) {
         self.rlimits.lock()[resource as usize] = limit;
+        if resource == Resource::Cpu {
+            self.timers.watch_cpu_limit(limit.soft);
+        }
     }
 
     /// Its signal state. The lock is short, and the table's lock may not be taken under it.

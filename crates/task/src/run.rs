@@ -93,6 +93,7 @@ impl Current {
     /// Runs guest code until it needs the kernel, and counts the time as the thread's own.
     pub fn resume(&mut self) -> Exit {
         let before = sync::monotonic_ns();
+        self.task().usage.entered_at_ns.store(before, Ordering::Relaxed);
         self.task().in_guest.store(true, Ordering::Relaxed);
         let exit = self.thread.resume();
         // It has stopped, so the call that the host ran for it is over.
@@ -100,6 +101,7 @@ impl Current {
         let task = self.task();
         task.in_guest.store(false, Ordering::SeqCst);
         task.usage.exits.fetch_add(1, Ordering::SeqCst);
+        task.usage.entered_at_ns.store(0, Ordering::Relaxed);
         task.usage.user_ns.fetch_add(sync::monotonic_ns().saturating_sub(before), Ordering::Relaxed);
         exit
     }

@@ -132,6 +132,11 @@ impl Table {
     pub fn task(&self, tid: i32) -> Option<&Arc<Task>> {
         self.tasks.get(&tid)
     }
+    /// Every process, zombies included.
+    #[must_use]
+    pub fn all_processes(&self) -> Vec<Arc<Process>> {
+        self.processes.values().cloned().collect()
+    }
     /// Every living thread.
     #[must_use]
     pub fn all_tasks(&self) -> Vec<Arc<Task>> {

@@ -53,6 +53,8 @@ impl VforkDone {
 pub struct Usage {
     /// Time in guest code.
     pub user_ns: AtomicU64,
+    /// Monotonic time at which it entered guest code; 0 while it is not there.
+    pub entered_at_ns: AtomicU64,
     /// How often it has left guest code.
     pub exits: AtomicU64,
     pub minor_faults: AtomicU64,
@@ -209,7 +211,12 @@ impl Task {
     /// Time it has run, nanoseconds: in guest code and in all.
     #[must_use]
     pub fn cpu_time_ns(&self) -> (u64, u64) {
-        let user = self.usage.user_ns.load(Ordering::Relaxed);
+        // A thread that never stops has to be counted while it runs.
+        let now_inside = match self.usage.entered_at_ns.load(Ordering::Relaxed) {
+            0 => 0,
+            entered => sync::monotonic_ns().saturating_sub(entered),
+        };
+        let user = self.usage.user_ns.load(Ordering::Relaxed) + now_inside;
         let total = self.fiber().map_or(0, sync::sched::run_time_ns);
         (user, total.max(user))
     }
