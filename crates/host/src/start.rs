@@ -28,3 +28,37 @@ pub fn restart() -> Errno {
 pub fn abort() -> ! {
     std::process::abort()
 }
+
+/// The host's uname(2), its five fields in one line.
+#[must_use]
+pub fn uname() -> String {
+    // SAFETY: all zeroes is a valid structure, which the call fills with terminated strings.
+    let name = unsafe {
+        let mut name: libc::utsname = std::mem::zeroed();
+        libc::uname(&raw mut name);
+        name
+    };
+    let text = |field: &[libc::c_char]| {
+        let bytes: Vec<u8> = field.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    [&name.sysname[..], &name.nodename[..], &name.release[..], &name.version[..], &name.machine[..]].map(text).join(" ")
+}
+
+fn cpuinfo_row(name: &str) -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    let row = text.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+    Some(row.split_once(':')?.1.trim().to_owned())
+}
+
+/// Flags of the host's processor, which guest code has too.
+#[must_use]
+pub fn processor_flags() -> String {
+    cpuinfo_row("flags").unwrap_or_default()
+}
+
+/// The host's own measure of its processor's speed.
+#[must_use]
+pub fn bogomips() -> f64 {
+    cpuinfo_row("bogomips").and_then(|text| text.parse().ok()).unwrap_or(0.0)
+}

@@ -34,17 +34,21 @@ const FD_LIMIT: u64 = 1024;
 pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     banner(machine, config);
     let failed = |what: &'static str| move |errno: Errno| End::NotStarted(format!("{what}: {errno}"));
-    let start = make_rootfs(machine).map_err(failed("the root file system could not be made"))?;
     let entropy: fs::devices::Entropy = Arc::new(host::checks::entropy);
     fs::devices::register(machine.vfs, entropy).map_err(failed("the memory devices could not be made"))?;
+    let proc = crate::procfs::make(machine, &config.command_line);
     let devtmpfs = Devtmpfs::new(machine.vfs).map_err(failed("devtmpfs could not be made"))?;
-    for kind in [Arc::new(TmpfsType::TMPFS) as Arc<dyn vfs::FileSystemType>, Arc::new(TmpfsType::RAMFS), devtmpfs.clone()] {
+    for kind in [Arc::new(TmpfsType::TMPFS) as Arc<dyn vfs::FileSystemType>, Arc::new(TmpfsType::RAMFS), devtmpfs.clone(), proc] {
         machine.vfs.register_type(kind);
     }
     let consoles = console::make(machine, config).map_err(failed("the console could not be opened"))?;
-    fill_root(machine, config, &start)?;
+    let start = make_root(machine, config)?;
     let caller = start.caller(machine);
     mount_at(&caller, b"/dev", b"devtmpfs").map_err(failed("/dev could not be mounted"))?;
+    if config.program.search_path {
+        // There is no init that would do it.
+        mount_at(&caller, b"/proc", b"proc").map_err(failed("/proc could not be mounted"))?;
+    }
     let files = console::open(&caller, &consoles).map_err(failed("the first process's standard streams could not be opened"))?;
     let mut current = first_process(machine, &start, files).map_err(failed("the first process could not be made"))?;
     if let Some(terminal) = &consoles.terminal {
@@ -75,13 +79,19 @@ fn make_rootfs(machine: &Machine) -> Result<Start, Errno> {
     Ok(Start { credentials: Arc::new(Credentials::root()), fs, namespace })
 }
 
-fn fill_root(machine: &Machine, config: &Config, start: &Start) -> Result<(), End> {
-    match &config.root {
-        Root::Initramfs(archive) => unpack(machine, start, archive),
-        Root::HostTree(tree) => crate::hosttree::mount(machine, &start.caller(machine), tree),
-        Root::HostDirectory(dir) => crate::hosttree::mount_directory(machine, &start.caller(machine), dir, config.root_read_only),
-        Root::Device(name) => Err(no_root(machine, name)),
+fn make_root(machine: &Machine, config: &Config) -> Result<Start, End> {
+    if let Root::HostTree(tree) = &config.root {
+        let (fs, namespace) = crate::hosttree::mount(machine, config, tree)?;
+        return Ok(Start { credentials: Arc::new(Credentials::root()), fs, namespace });
     }
+    let start = make_rootfs(machine).map_err(|errno| End::NotStarted(format!("the root file system could not be made: {errno}")))?;
+    match &config.root {
+        Root::Initramfs(archive) => unpack(machine, &start, archive)?,
+        Root::HostDirectory(dir) => crate::hosttree::mount_directory(machine, &start.caller(machine), dir, config.root_read_only)?,
+        Root::Device(name) => return Err(no_root(machine, name)),
+        Root::HostTree(_) => {}
+    }
+    Ok(start)
 }
 
 fn unpack(machine: &Machine, start: &Start, archive: &HostPath) -> Result<(), End> {

@@ -9,6 +9,7 @@ mod config;
 mod console;
 mod hosttree;
 mod machine;
+mod procfs;
 mod run;
 mod vdso;
 mod wiring;

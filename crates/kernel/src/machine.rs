@@ -22,6 +22,7 @@ pub struct Machine {
     pub system: &'static System,
     pub vfs: &'static Vfs,
     pub scheduler: &'static Scheduler,
+    pub stubs: &'static Stubs,
     pub jobs: Arc<JobControl>,
 }
 
@@ -69,7 +70,7 @@ fn bring_up(config: &Config) -> Result<(Machine, Receiver<End>), String> {
     let system = System::new(ram, vfs, Arc::new(stubs), Box::new(wiring), limits);
     let jobs = Arc::new(JobControl::default());
     let _ = jobs.system.set(system);
-    Ok((Machine { system, vfs, scheduler, jobs }, end))
+    Ok((Machine { system, vfs, scheduler, stubs, jobs }, end))
 }
 
 /// Waits for the machine to say that it has ended, or for this process to be told to end.

@@ -1,0 +1,499 @@
+//! What `/proc` shows of processes and of the machine: `task`'s and `mm`'s facts in proc(5)'s words.
+
+use crate::machine::Machine;
+use abi::{Errno, PAGE_SIZE, SigSet, Signal};
+use fs::proc::{Proc, ProcessFile, ProcessSource, ProcessView, Scope, SystemInfo, register_system};
+use mm::AddressSpace;
+use platform::Protection;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use task::{System, Task, current_task};
+use vfs::{Credentials, MountNamespace, OnExec, OpenFile, Path, UserMemory};
+
+/// Most descriptors told of at once.
+const DESCRIPTORS_AT_ONCE: usize = 256;
+/// Ticks of a second in `/proc/PID/stat`.
+const TICK_NS: u64 = 10_000_000;
+
+/// All processes.
+struct Source(&'static System);
+
+/// A process (by its first thread, or what is left of it) or a thread.
+struct View {
+    system: &'static System,
+    process: Arc<task::Process>,
+    /// None for a zombie.
+    task: Option<Arc<Task>>,
+    tid: i32,
+}
+
+impl Source {
+    fn view(&self, process: Arc<task::Process>, tid: i32) -> Arc<View> {
+        let task = self.0.task(tid).ok().or_else(|| process.any_thread());
+        Arc::new(View { system: self.0, process, task, tid })
+    }
+}
+
+impl ProcessSource for Source {
+    fn current(&self) -> Option<Arc<dyn ProcessView>> {
+        let task = current_task()?;
+        Some(Arc::new(View { system: self.0, process: task.process().clone(), tid: task.tid(), task: Some(task) }))
+    }
+    fn find(&self, id: i32) -> Option<Arc<dyn ProcessView>> {
+        if let Ok(process) = self.0.process(id) {
+            return Some(self.view(process, id));
+        }
+        let task = self.0.task(id).ok()?;
+        Some(self.view(task.process().clone(), id))
+    }
+    fn caller_may_inspect(&self, target: &Arc<dyn ProcessView>) -> bool {
+        current_task().is_none_or(|task| target.may_inspect(&task.credentials()))
+    }
+    fn processes(&self, from: i32, count: usize) -> Vec<i32> {
+        self.0.table().tree.pids().filter(|pid| *pid >= from).take(count).collect()
+    }
+}
+
+impl ProcessView for View {
+    fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+    fn tid(&self) -> i32 {
+        self.tid
+    }
+    fn is_alive(&self) -> bool {
+        let table = self.system.table();
+        table.process(self.tid).is_some_and(|p| Arc::ptr_eq(p, &self.process)) || table.task(self.tid).is_some()
+    }
+    fn owner(&self) -> (u32, u32) {
+        let dumpable = self.process.dumpable.load(Ordering::Relaxed) == 1;
+        self.task.as_ref().filter(|_| dumpable).map_or((0, 0), |task| {
+            let credentials = task.credentials();
+            (credentials.euid, credentials.egid)
+        })
+    }
+    fn may_inspect(&self, credentials: &Credentials) -> bool {
+        let Some(task) = &self.task else { return credentials.has(vfs::Capability::SYS_PTRACE) };
+        let target = task.credentials();
+        let same = [target.uid, target.euid, target.suid].iter().all(|uid| *uid == credentials.fsuid)
+            && [target.gid, target.egid, target.sgid].iter().all(|gid| *gid == credentials.fsgid);
+        let dumpable = self.process.dumpable.load(Ordering::Relaxed) == 1;
+        (same && dumpable) || credentials.has(vfs::Capability::SYS_PTRACE)
+    }
+    fn threads(&self) -> Vec<i32> {
+        let mut tids: Vec<i32> = self.process.threads().iter().map(|t| t.tid()).collect();
+        tids.sort_unstable();
+        tids
+    }
+    fn thread(&self, tid: i32) -> Option<Arc<dyn ProcessView>> {
+        let task = self.process.threads().into_iter().find(|t| t.tid() == tid)?;
+        Some(Arc::new(View { system: self.system, process: self.process.clone(), task: Some(task), tid }))
+    }
+    fn descriptors(&self, from: i32) -> Vec<i32> {
+        let Some(files) = self.task.as_ref().and_then(|t| t.resources().files) else { return Vec::new() };
+        files.descriptors().into_iter().filter(|fd| *fd >= from).take(DESCRIPTORS_AT_ONCE).collect()
+    }
+    fn file(&self, fd: i32) -> Option<(Arc<OpenFile>, OnExec)> {
+        let files = self.task.as_ref()?.resources().files?;
+        Some((files.get(fd).ok()?, files.on_exec(fd).ok()?))
+    }
+    fn exe(&self) -> Option<Path> {
+        self.process.executable()
+    }
+    fn cwd(&self) -> Option<Path> {
+        Some(self.task.as_ref()?.resources().fs?.cwd())
+    }
+    fn root(&self) -> Option<Path> {
+        Some(self.task.as_ref()?.resources().fs?.root())
+    }
+    fn mounts(&self) -> Option<Arc<MountNamespace>> {
+        self.task.as_ref()?.resources().namespace
+    }
+    fn namespaces(&self) -> Vec<(&'static str, u64)> {
+        // Numbers as Linux gives them to its first namespaces; the mount namespace has one of its own.
+        const FIRST: u64 = 0xf000_0000;
+        let mount = self.mounts().map_or(0, |m| m.id());
+        vec![
+            ("cgroup", 0xefff_fffb),
+            ("ipc", 0xefff_ffff),
+            ("mnt", FIRST + mount),
+            ("net", FIRST),
+            ("pid", 0xefff_fffc),
+            ("user", 0xefff_fffd),
+            ("uts", 0xefff_fffe),
+        ]
+    }
+}
+
+impl View {
+    fn memory(&self) -> Option<Arc<AddressSpace>> {
+        self.task.as_ref()?.resources().memory
+    }
+
+    /// The letter of `State`.
+    fn state(&self) -> (char, &'static str) {
+        let (dead, stopped) = {
+            let table = self.system.table();
+            table.tree.get(self.pid()).map_or((true, false), |n| (n.is_dead(), n.stopped))
+        };
+        let running =
+            self.task.as_ref().is_some_and(|t| t.in_guest.load(Ordering::Relaxed) || current_task().is_some_and(|c| c.tid() == t.tid()));
+        match (dead, stopped, running) {
+            (true, ..) => ('Z', "zombie"),
+            (_, true, _) => ('T', "stopped"),
+            (.., true) => ('R', "running"),
+            _ => ('S', "sleeping"),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.task.as_ref().map_or_else(
+            || String::from_utf8_lossy(self.process.comm().split(|b| *b == 0).next().unwrap_or_default()).into_owned(),
+            |t| t.comm_text(),
+        )
+    }
+
+    /// Bytes of the process's memory in a range, less what can't be read.
+    fn bytes(&self, range: std::ops::Range<u64>) -> Vec<u8> {
+        const LIMIT: u64 = 1 << 20;
+        let Some(memory) = self.memory() else { return Vec::new() };
+        let mut bytes = vec![0; (range.end - range.start).min(LIMIT) as usize];
+        let n = memory.read(range.start, &mut bytes).unwrap_or(0);
+        bytes.truncate(n);
+        bytes
+    }
+
+    fn stat(&self) -> String {
+        let page = PAGE_SIZE as u64;
+        let usage = self.memory().map(|m| m.usage());
+        let layout = self.memory().map(|m| m.layout());
+        let (parent, group, session, tty, foreground) = {
+            let table = self.system.table();
+            let node = table.tree.get(self.pid());
+            let session = node.map_or(0, |n| n.session);
+            let terminal = table.terminal(session).cloned();
+            let (tty, foreground) = terminal.map_or((0, -1), |t| (t.device(), t.foreground().unwrap_or(-1)));
+            (node.map_or(0, |n| n.parent), node.map_or(0, |n| n.group), session, tty, foreground)
+        };
+        let (user_ns, total_ns) = self.process.cpu_time_ns();
+        let signals = self.signals();
+        let threads = self.process.threads().len().max(1);
+        let started = self.task.as_ref().map_or(0, |t| t.started_at_ns) / TICK_NS;
+        let nice = self.task.as_ref().map_or(0, |t| t.nice.load(Ordering::Relaxed));
+        let own = self.process.usage();
+        let vsize = usage.as_ref().map_or(0, |u| u.total * page);
+        let rss = usage.as_ref().map_or(0, |u| u.resident.anon + u.resident.file + u.resident.shmem);
+        let (code, stack) = layout.as_ref().map_or((0..0, 0), |l| (l.code.clone(), l.start_stack));
+        format!(
+            "{} ({}) {} {parent} {group} {session} {tty} {foreground} 4194560 {} 0 {} 0 {} {} 0 0 {} {nice} {threads} 0 {started} {vsize} {rss} {} {} {} {stack} 0 0 {} {} {} {} 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n",
+            self.tid,
+            self.name(),
+            self.state().0,
+            own.minor_faults,
+            own.major_faults,
+            user_ns / TICK_NS,
+            total_ns.saturating_sub(user_ns) / TICK_NS,
+            20 + nice,
+            u64::MAX,
+            code.start,
+            code.end,
+            signals[0].0 & 0x7fff_ffff,
+            signals[2].0 & 0x7fff_ffff,
+            signals[3].0 & 0x7fff_ffff,
+            signals[4].0 & 0x7fff_ffff,
+        )
+    }
+
+    /// Pending for the thread, pending for the process, blocked, ignored, caught.
+    fn signals(&self) -> [SigSet; 5] {
+        let signals = self.process.signals();
+        let (own, shared) = signals.pending_parts(self.tid);
+        let blocked = signals.thread(self.tid).map_or(SigSet::EMPTY, |t| t.blocked);
+        let actions = signals.actions.lock();
+        let (mut ignored, mut caught) = (SigSet::EMPTY, SigSet::EMPTY);
+        for signal in (1..=64).filter_map(Signal::new) {
+            match actions.get(signal).handler {
+                abi::siginfo::SIG_DFL => {}
+                abi::siginfo::SIG_IGN => ignored.add(signal),
+                _ => caught.add(signal),
+            }
+        }
+        [own, shared, blocked, ignored, caught]
+    }
+
+    fn status(&self) -> String {
+        let mut text = String::new();
+        let mut row = |name: &str, value: String| {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{name}:\t{value}");
+        };
+        let (letter, word) = self.state();
+        row("Name", self.name());
+        row("Umask", self.task.as_ref().and_then(|t| t.resources().fs).map_or("0022".into(), |fs| format!("{:04o}", fs.umask())));
+        row("State", format!("{letter} ({word})"));
+        row("Tgid", self.pid().to_string());
+        row("Ngid", "0".into());
+        row("Pid", self.tid.to_string());
+        row("PPid", self.process.parent().to_string());
+        row("TracerPid", "0".into());
+        let credentials = self.task.as_ref().map(|t| t.credentials());
+        if let Some(c) = &credentials {
+            row("Uid", format!("{}\t{}\t{}\t{}", c.uid, c.euid, c.suid, c.fsuid));
+            row("Gid", format!("{}\t{}\t{}\t{}", c.gid, c.egid, c.sgid, c.fsgid));
+        }
+        row("FDSize", self.task.as_ref().and_then(|t| t.resources().files).map_or(0, |f| f.capacity()).to_string());
+        if let Some(c) = &credentials {
+            row("Groups", c.groups.iter().map(|g| format!("{g} ")).collect());
+        }
+        if let Some(u) = self.memory().map(|m| m.usage()) {
+            let kb = |pages: u64| format!("{:>8} kB", pages * PAGE_SIZE as u64 >> 10);
+            let resident = u.resident.anon + u.resident.file + u.resident.shmem;
+            for (name, bytes) in [
+                ("VmPeak", u.total),
+                ("VmSize", u.total),
+                ("VmLck", u.locked),
+                ("VmHWM", resident),
+                ("VmRSS", resident),
+                ("RssAnon", u.resident.anon),
+                ("RssFile", u.resident.file),
+                ("RssShmem", u.resident.shmem),
+                ("VmData", u.data),
+                ("VmStk", u.stack),
+                ("VmExe", u.code),
+                ("VmPTE", u.table_bytes / PAGE_SIZE as u64),
+                ("VmSwap", 0),
+            ] {
+                row(name, kb(bytes));
+            }
+        }
+        row("Threads", self.process.threads().len().to_string());
+        let [own, shared, blocked, ignored, caught] = self.signals();
+        row("SigQ", format!("0/{}", self.process.rlimit(abi::Resource::Sigpending).soft));
+        for (name, set) in [("SigPnd", own), ("ShdPnd", shared), ("SigBlk", blocked), ("SigIgn", ignored), ("SigCgt", caught)] {
+            row(name, format!("{:016x}", set.0));
+        }
+        if let Some(c) = &credentials {
+            for (name, set) in
+                [("CapInh", c.inheritable), ("CapPrm", c.permitted), ("CapEff", c.effective), ("CapBnd", c.bounding), ("CapAmb", c.ambient)]
+            {
+                row(name, format!("{:016x}", set.0));
+            }
+            row("NoNewPrivs", u8::from(c.no_new_privs).to_string());
+        }
+        row("Seccomp", "0".into());
+        let cpus = sync::sched::scheduler().map_or(1, sync::sched::Scheduler::cpus);
+        row("Cpus_allowed", format!("{:x}", (1u128 << cpus.min(127)) - 1));
+        row("Cpus_allowed_list", if cpus == 1 { "0".into() } else { format!("0-{}", cpus - 1) });
+        if let Some(task) = &self.task {
+            row("voluntary_ctxt_switches", task.usage.voluntary_switches.load(Ordering::Relaxed).to_string());
+            row("nonvoluntary_ctxt_switches", task.usage.involuntary_switches.load(Ordering::Relaxed).to_string());
+        }
+        text
+    }
+
+    fn maps(&self, with_pages: bool) -> String {
+        let mut text = String::new();
+        let Some(memory) = self.memory() else { return text };
+        memory.for_each_vma(|vma| {
+            let right = |bit, letter| if vma.rights.contains(bit) { letter } else { '-' };
+            let shared = if vma.flags.contains(mm::VmaFlags::SHARED) { 's' } else { 'p' };
+            let (device, inode) = vma.file.as_ref().map_or((0, 0), |f| (f.device(), f.inode()));
+            let (major, minor) = (device >> 8 & 0xfff, device & 0xff);
+            let mut line = format!(
+                "{:08x}-{:08x} {}{}{}{shared} {:08x} {major:02x}:{minor:02x} {inode} ",
+                vma.start,
+                vma.end,
+                right(Protection::READ, 'r'),
+                right(Protection::WRITE, 'w'),
+                right(Protection::EXEC, 'x'),
+                vma.offset
+            );
+            let name = vma
+                .file
+                .as_ref()
+                .map(|f| String::from_utf8_lossy(&f.path()).replace('\n', "\\012"))
+                .or_else(|| vma.name.map(str::to_owned));
+            if let Some(name) = name {
+                line = format!("{line:<73}{name}");
+            }
+            text.push_str(&line);
+            text.push('\n');
+            if with_pages {
+                let s = memory.smaps(vma.start, vma.end);
+                for (name, bytes) in [
+                    ("Size", vma.end - vma.start),
+                    ("KernelPageSize", PAGE_SIZE as u64),
+                    ("MMUPageSize", PAGE_SIZE as u64),
+                    ("Rss", s.resident),
+                    ("Pss", s.proportional),
+                    ("Shared_Clean", s.shared_clean),
+                    ("Shared_Dirty", s.shared_dirty),
+                    ("Private_Clean", s.private_clean),
+                    ("Private_Dirty", s.private_dirty),
+                    ("Referenced", s.referenced),
+                    ("Anonymous", s.anonymous),
+                ] {
+                    let _ = writeln!(text, "{:<16}{:>8} kB", format!("{name}:"), bytes >> 10);
+                }
+            }
+        });
+        text
+    }
+
+    fn limits(&self) -> String {
+        let mut text = format!("{:<26}{:<21}{:<21}{:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
+        for resource in abi::Resource::ALL {
+            let limit = self.process.rlimit(resource);
+            let shown = |value: u64| if value == abi::RLIM_INFINITY { "unlimited".to_owned() } else { value.to_string() };
+            let (name, unit) = resource.label();
+            let _ = writeln!(text, "{name:<26}{:<21}{:<21}{unit:<10}", shown(limit.soft), shown(limit.hard));
+        }
+        text
+    }
+}
+
+fn file(name: &'static str, mode: u32, show: impl Fn(&View) -> Vec<u8> + Send + Sync + 'static) -> ProcessFile {
+    ProcessFile::show(name, mode, move |process, _| Ok(show(process.downcast::<View>().ok_or(Errno::ESRCH)?)))
+}
+
+fn register_process_files(proc: &Proc) {
+    let page = PAGE_SIZE as u64;
+    for entry in [
+        file("stat", 0o444, |v| v.stat().into_bytes()),
+        file("status", 0o444, |v| v.status().into_bytes()),
+        file("comm", 0o444, |v| format!("{}\n", v.name()).into_bytes()),
+        file("cmdline", 0o444, |v| v.memory().map(|m| v.bytes(m.layout().arg)).unwrap_or_default()),
+        file("environ", 0o400, |v| v.memory().map(|m| v.bytes(m.layout().env)).unwrap_or_default()).inspecting(),
+        file("maps", 0o444, |v| v.maps(false).into_bytes()).inspecting(),
+        file("smaps", 0o444, |v| v.maps(true).into_bytes()).inspecting(),
+        file("limits", 0o444, |v| v.limits().into_bytes()),
+        file("wchan", 0o444, |_| b"0".to_vec()),
+        file("oom_score_adj", 0o644, |v| format!("{}\n", v.process.oom_score_adj.load(Ordering::Relaxed)).into_bytes()),
+        file("oom_score", 0o444, |v| format!("{}\n", v.memory().map_or(0, |m| m.badness())).into_bytes()).scoped(Scope::Process),
+        file("loginuid", 0o644, |_| b"4294967295".to_vec()),
+        file("sessionid", 0o444, |_| b"4294967295".to_vec()),
+        file("cgroup", 0o444, |_| b"0::/\n".to_vec()),
+        file("statm", 0o444, move |v| {
+            let Some(u) = v.memory().map(|m| m.usage()) else { return b"0 0 0 0 0 0 0\n".to_vec() };
+            let shared = u.resident.file + u.resident.shmem;
+            format!("{} {} {} {} 0 {} 0\n", u.total, u.resident.anon + shared, shared, u.code, u.data + u.stack).into_bytes()
+        }),
+    ] {
+        proc.process_file(entry);
+    }
+}
+
+fn cpuinfo(cpus: usize) -> String {
+    let host = host::start::uname();
+    let flags = host::start::processor_flags();
+    (0..cpus)
+        .map(|n| {
+            format!(
+                "processor\t: {n}\nvendor_id\t: User Mode Linux\nmodel name\t: UML\nmode\t\t: skas\nhost\t\t: {host}\nfpu\t\t: yes\nflags\t\t: {flags}\ncache_alignment\t: 64\nbogomips\t: {:.2}\n\n",
+                host::start::bogomips()
+            )
+        })
+        .collect()
+}
+
+fn stat(system: &'static System) -> String {
+    let cpus = sync::sched::scheduler().map_or(1, sync::sched::Scheduler::cpus);
+    let (mut user, mut total) = (0, 0);
+    for task in system.table().all_tasks() {
+        let (u, t) = task.cpu_time_ns();
+        (user, total) = (user + u, total + t);
+    }
+    let idle = (sync::monotonic_ns() * cpus as u64).saturating_sub(total);
+    let row = |name: &str, share: u64| {
+        format!(
+            "{name} {} 0 {} {} 0 0 0 0 0 0\n",
+            user / TICK_NS / share,
+            total.saturating_sub(user) / TICK_NS / share,
+            idle / TICK_NS / share
+        )
+    };
+    let mut text = row("cpu ", 1);
+    for cpu in 0..cpus {
+        text.push_str(&row(&format!("cpu{cpu}"), cpus as u64));
+    }
+    let switches = sync::sched::scheduler().map_or(0, |s| s.stats.switches.load(Ordering::Relaxed));
+    let boot = (sync::realtime_ns().saturating_sub(sync::monotonic_ns())) / abi::NS_PER_SEC;
+    let waiting = sync::sched::scheduler().map_or(0, sync::sched::Scheduler::waiting);
+    let _ = write!(
+        text,
+        "intr 0\nctxt {switches}\nbtime {boot}\nprocesses {}\nprocs_running {}\nprocs_blocked 0\nsoftirq 0\n",
+        system.forks.load(Ordering::Relaxed),
+        waiting + 1
+    );
+    text
+}
+
+/// Makes `/proc` and tells it of this machine.
+pub fn make(machine: &Machine, command_line: &str) -> Arc<Proc> {
+    let system = machine.system;
+    let cpus = machine.scheduler.cpus();
+    let proc = Proc::new(machine.vfs);
+    proc.set_source(Arc::new(Source(system)));
+    register_process_files(&proc);
+    let info = SystemInfo {
+        version: format!("Linux version {} (umlaut) (rustc) #1 SMP PREEMPT_DYNAMIC", crate::RELEASE),
+        cmdline: command_line.to_owned(),
+        cpuinfo: Box::new(move || cpuinfo(cpus)),
+        stat: Box::new(move || stat(system)),
+        loadavg: Box::new(move || {
+            let waiting = sync::sched::scheduler().map_or(0, sync::sched::Scheduler::waiting);
+            let table = system.table();
+            format!("0.00 0.00 0.00 {}/{} {}\n", waiting + 1, table.tree.thread_count(), table.tree.last_pid())
+        }),
+        idle_ns: Box::new(move || {
+            let used: u64 = system.table().all_tasks().iter().map(|t| t.cpu_time_ns().1).sum();
+            (sync::monotonic_ns() * cpus as u64).saturating_sub(used)
+        }),
+        memory: Box::new(Vec::new),
+        swaps: Box::new(|| "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_owned()),
+    };
+    register_system(&proc, machine.vfs, info);
+    register_umlaut(&proc, machine);
+    proc
+}
+
+/// `/proc/umlaut`: counters of our own.
+fn register_umlaut(proc: &Proc, machine: &Machine) {
+    use fs::kernfs::FileSpec;
+    let stubs = machine.stubs;
+    let scheduler = machine.scheduler;
+    let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    proc.tree().file(
+        "umlaut/counters",
+        0o444,
+        FileSpec::text(move || {
+            let c = &stubs.counters;
+            [
+                ("guest_stops", count(&c.stops)),
+                ("map_batches", count(&c.map_batches)),
+                ("map_commands", count(&c.map_commands)),
+                ("stubs_made", count(&c.stubs_made)),
+                ("stubs_recycled", count(&c.stubs_recycled)),
+                ("stubs_alive", stubs.alive() as u64),
+                ("threads_made", count(&c.threads_made)),
+                ("killed_defiant", count(&c.killed_defiant)),
+                ("killed_forged", count(&c.killed_forged)),
+                ("fiber_switches", count(&scheduler.stats.switches)),
+                ("kicks", count(&scheduler.stats.kicks)),
+                ("steals", count(&scheduler.stats.steals)),
+            ]
+            .iter()
+            .map(|(name, value)| format!("{name} {value}\n"))
+            .collect()
+        }),
+    );
+    proc.tree().file(
+        "umlaut/unimplemented",
+        0o444,
+        FileSpec::text(|| {
+            let counts = syscall::unimplemented_counts();
+            counts.iter().map(|(number, count)| format!("{number} {} {count}\n", syscall::name(*number).unwrap_or("?"))).collect()
+        }),
+    );
+}
