@@ -99,7 +99,7 @@ impl ProcessView for View {
         Some((files.get(fd).ok()?, files.on_exec(fd).ok()?))
     }
     fn exe(&self) -> Option<Path> {
-        self.process.executable()
+        Some(self.process.executable()?.file().path().clone())
     }
     fn cwd(&self) -> Option<Path> {
         Some(self.task.as_ref()?.resources().fs?.cwd())
@@ -247,7 +247,7 @@ impl View {
             row("Groups", c.groups.iter().map(|g| format!("{g} ")).collect());
         }
         if let Some(u) = self.memory().map(|m| m.usage()) {
-            let kb = |pages: u64| format!("{:>8} kB", pages * PAGE_SIZE as u64 >> 10);
+            let kb = |pages: u64| format!("{:>8} kB", (pages * PAGE_SIZE as u64) >> 10);
             let resident = u.resident.anon + u.resident.file + u.resident.shmem;
             for (name, bytes) in [
                 ("VmPeak", u.total),
@@ -358,7 +358,6 @@ fn file(name: &'static str, mode: u32, show: impl Fn(&View) -> Vec<u8> + Send + 
 }
 
 fn register_process_files(proc: &Proc) {
-    let page = PAGE_SIZE as u64;
     for entry in [
         file("stat", 0o444, |v| v.stat().into_bytes()),
         file("status", 0o444, |v| v.status().into_bytes()),
