@@ -29,6 +29,7 @@ mod signal;
 mod system;
 mod table;
 mod time;
+mod timer;
 mod unimplemented;
 mod xattr;
 

@@ -3,9 +3,9 @@
 use crate::args::{Answer, Argument, Fd, UserAddr, UserRef};
 use crate::{
     credentials, descriptor, events, exec, file, futex, lock, memory, mount, path, poll, process, resource, sched, signal, system, time,
-    unimplemented, xattr,
+    timer, unimplemented, xattr,
 };
-use abi::{AltStack, Errno, Rlimit, Rusage, SigAction, Timespec, Timeval};
+use abi::{AltStack, Errno, Itimerspec, Itimerval, Rlimit, Rusage, SigAction, Timespec, Timeval};
 use task::{Current, Outcome};
 
 macro_rules! table {
@@ -83,6 +83,9 @@ table! {
      33 => descriptor::dup2(from: i32, to: i32);
      34 => signal::pause();
      35 => time::nanosleep(request: UserRef<Timespec>, remaining: Option<UserRef<Timespec>>);
+     36 => timer::getitimer(which: i32, to: UserRef<Itimerval>);
+     37 => timer::alarm(seconds: u32);
+     38 => timer::setitimer(which: i32, new: Option<UserRef<Itimerval>>, old: Option<UserRef<Itimerval>>);
      39 => process::getpid();
      40 => file::sendfile(out: i32, input: i32, offset: UserRef<i64>, count: usize);
      56 => process::clone(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64);
@@ -207,6 +210,11 @@ table! {
     218 => process::set_tid_address(addr: UserAddr);
     219 => signal::restart_syscall();
     221 => file::fadvise64(fd: i32, offset: i64, len: i64, advice: u32);
+    222 => timer::timer_create(clock: i32, event: Option<UserRef<timer::SigEvent>>, id: UserRef<i32>);
+    223 => timer::timer_settime(id: i32, flags: u32, new: UserRef<Itimerspec>, old: Option<UserRef<Itimerspec>>);
+    224 => timer::timer_gettime(id: i32, to: UserRef<Itimerspec>);
+    225 => timer::timer_getoverrun(id: i32);
+    226 => timer::timer_delete(id: i32);
     227 => time::clock_settime(clock: i32, from: UserRef<Timespec>);
     228 => time::clock_gettime(clock: i32, to: UserRef<Timespec>);
     229 => time::clock_getres(clock: i32, to: Option<UserRef<Timespec>>);

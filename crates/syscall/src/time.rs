@@ -32,8 +32,13 @@ pub fn clock_settime(current: &mut Current, clock: i32, from: UserRef<Timespec>)
     }
     let ns = from.read(current)?.to_ns()?;
     current.credentials().require(Capability::SYS_TIME)?;
-    current.system().set_realtime_ns(ns);
+    set(current, ns);
     Ok(())
+}
+
+fn set(current: &Current, ns: u64) {
+    current.system().set_realtime_ns(ns);
+    fs::timerfd::clock_was_set();
 }
 
 /// gettimeofday(2). There is no time zone.
@@ -55,7 +60,7 @@ pub fn settimeofday(current: &mut Current, from: Option<UserRef<Timeval>>, _zone
     };
     current.credentials().require(Capability::SYS_TIME)?;
     if let Some(ns) = ns {
-        current.system().set_realtime_ns(ns);
+        set(current, ns);
     }
     Ok(())
 }
