@@ -177,13 +177,10 @@ impl Node {
     }
 
     /// Adds a node under `path`, whose directories are made as needed. What was there goes.
-    fn add(&self, path: &str, mode: u32, body: Body) -> Arc<Node> {
-        let (dir, name) = match path.rsplit_once('/') {
-            Some((dir, name)) => (Some(self.dir(dir)), name),
-            None => (None, path),
-        };
+    fn add(self: &Arc<Node>, path: &str, mode: u32, body: Body) -> Arc<Node> {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         let node = Arc::new(Node::new(self.file_system.clone(), next_ino(), mode, body));
-        dir.as_deref().unwrap_or(self).insert(name, node.clone());
+        self.dir(dir).insert(name, node.clone());
         node
     }
     fn insert(&self, name: &str, node: Arc<Node>) {
@@ -195,46 +192,38 @@ impl Node {
         }
     }
     /// The directory `path`, made if it is not there.
-    pub fn dir(&self, path: &str) -> Arc<Node> {
-        let mut at: Option<Arc<Node>> = None;
+    pub fn dir(self: &Arc<Node>, path: &str) -> Arc<Node> {
+        let mut at = self.clone();
         for name in path.split('/').filter(|name| !name.is_empty()) {
-            let here = at.as_deref().unwrap_or(self);
-            let next = match here.child(name) {
+            at = match at.child(name) {
                 Some(there) => there,
                 None => {
                     let node = Arc::new(Node::new(self.file_system.clone(), next_ino(), 0o555, directory_body(None)));
-                    here.insert(name, node.clone());
+                    at.insert(name, node.clone());
                     node
                 }
             };
-            at = Some(next);
         }
-        // An empty path would be this very node, of which there is no counted reference here: an unconnected directory stands in.
-        at.unwrap_or_else(|| Arc::new(Node::new(self.file_system.clone(), next_ino(), 0o555, directory_body(None))))
+        at
     }
     /// Adds a file.
-    pub fn file(&self, path: &str, mode: u32, spec: FileSpec) -> Arc<Node> {
+    pub fn file(self: &Arc<Node>, path: &str, mode: u32, spec: FileSpec) -> Arc<Node> {
         self.add(path, mode, Body::File(spec))
     }
     /// Adds a symbolic link to a fixed text.
-    pub fn link(&self, path: &str, target: &str) -> Arc<Node> {
+    pub fn link(self: &Arc<Node>, path: &str, target: &str) -> Arc<Node> {
         let target: Arc<[u8]> = Arc::from(target.as_bytes());
         self.link_with(path, move || Ok(target.clone()))
     }
     /// Adds a symbolic link whose text depends on who asks.
-    pub fn link_with(&self, path: &str, text: impl Fn() -> Result<Arc<[u8]>, Errno> + Send + Sync + 'static) -> Arc<Node> {
+    pub fn link_with(self: &Arc<Node>, path: &str, text: impl Fn() -> Result<Arc<[u8]>, Errno> + Send + Sync + 'static) -> Arc<Node> {
         self.add(path, 0o777, Body::Symlink { leads: None, text: Arc::new(text) })
     }
     /// Takes a node, and all below it, away.
-    pub fn remove(&self, path: &str) {
-        let (dir, name) = match path.rsplit_once('/') {
-            Some((dir, name)) => (self.find(dir), name),
-            None => (None, path),
-        };
-        if dir.is_none() && path.contains('/') {
-            return;
-        }
-        let Body::Directory { children, .. } = &dir.as_deref().unwrap_or(self).body else { return };
+    pub fn remove(self: &Arc<Node>, path: &str) {
+        let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let Some(dir) = self.find(dir) else { return };
+        let Body::Directory { children, .. } = &dir.body else { return };
         let gone = children.lock().remove(name);
         if let Some((_, gone)) = gone {
             gone.mark_removed();
@@ -249,10 +238,9 @@ impl Node {
     }
     /// The node under `path`.
     #[must_use]
-    pub fn find(&self, path: &str) -> Option<Arc<Node>> {
-        let mut names = path.split('/').filter(|name| !name.is_empty());
-        let mut at = self.child(names.next()?)?;
-        for name in names {
+    pub fn find(self: &Arc<Node>, path: &str) -> Option<Arc<Node>> {
+        let mut at = self.clone();
+        for name in path.split('/').filter(|name| !name.is_empty()) {
             at = at.child(name)?;
         }
         Some(at)

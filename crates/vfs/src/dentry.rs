@@ -111,7 +111,8 @@ impl DentryCache {
     ) -> Result<Arc<Dentry>, Errno> {
         let charge = self.ram.charge(DENTRY_COST + name.len())?;
         if self.count.fetch_add(1, Ordering::Relaxed) >= self.limit {
-            self.evict(8);
+            // A few at a time: what is in use can't go, and looking at all of it for each new name would cost more than the memory.
+            self.evict_scanning(8, 64);
         }
         let mut clock = self.clock.lock();
         let slot = clock.free.pop().unwrap_or(clock.slots.len() as u32);
@@ -137,8 +138,12 @@ impl DentryCache {
 
     /// Drops up to `want` dentries that nobody uses and that were not looked up since the hand last came by; answers how many.
     pub fn evict(&self, want: usize) -> usize {
+        self.evict_scanning(want, usize::MAX)
+    }
+
+    fn evict_scanning(&self, want: usize, budget: usize) -> usize {
         let (mut freed, mut looked) = (0, 0);
-        while freed < want {
+        while freed < want && looked < budget {
             let candidate = {
                 let mut clock = self.clock.lock();
                 let len = clock.slots.len();

@@ -82,7 +82,8 @@ impl Slots {
     fn take(&mut self, at: usize, minimum: usize, on_exec: OnExec) {
         set(&mut self.used, at, true);
         set(&mut self.cloexec, at, on_exec == OnExec::Close);
-        if minimum / 64 <= self.first_free_word {
+        // Only a search that left out no free number says where the next one begins.
+        if minimum <= self.first_free_word * 64 {
             self.first_free_word = at / 64;
         }
     }

@@ -12,6 +12,7 @@ use crate::inode::{Emit, Inode};
 use crate::pages::Pages;
 use crate::path::Path;
 use crate::poll::PollTable;
+use crate::types::FileKind;
 use crate::user::{Sink, Source, UserMemory};
 use abi::{Errno, Signal, SysResult};
 use std::any::Any;
@@ -378,11 +379,19 @@ impl OpenFile {
         }
         Ok(len)
     }
-    fn write_positioned(&self, position: &mut u64, source: &mut dyn Source) -> SysResult<usize> {
+    fn write_positioned(&self, position: &mut u64, source: &mut dyn Source, limit: u64) -> SysResult<usize> {
         if source.left() > 0 {
             crate::attributes::drop_privileges(&self.credentials, self.inode())?;
         }
-        let len = self.ops.write(self, position, source)?;
+        let len = if limit == u64::MAX || source.left() == 0 || self.inode().kind() != FileKind::Regular {
+            self.ops.write(self, position, source)?
+        } else {
+            let append = self.flags().contains(OpenFlags::APPEND);
+            let at = if append { self.inode().metadata()?.size_bytes } else { *position };
+            let left = limit.checked_sub(at).filter(|left| *left > 0).ok_or(Errno::EFBIG)?;
+            let left = usize::try_from(left).unwrap_or(usize::MAX);
+            self.ops.write(self, position, &mut LimitedSource { source, left })?
+        };
         if len > 0 {
             crate::notify::modified(&self.path);
             let flags = self.flags();
@@ -400,12 +409,16 @@ impl OpenFile {
     }
     /// write(2), writev(2).
     pub fn write(&self, source: &mut dyn Source) -> SysResult<usize> {
+        self.write_within(source, u64::MAX)
+    }
+    /// The same, for a writer whose files may grow to `limit` bytes (RLIMIT_FSIZE): EFBIG at the limit, and the caller sends SIGXFSZ.
+    pub fn write_within(&self, source: &mut dyn Source, limit: u64) -> SysResult<usize> {
         self.writable()?;
         if self.ops.positioning() == Positioning::Stream {
             return self.ops.write(self, &mut 0, source);
         }
         let mut position = self.position.lock();
-        self.write_positioned(&mut position.value, source)
+        self.write_positioned(&mut position.value, source, limit)
     }
     /// pread(2), preadv(2). ESPIPE for streams.
     pub fn read_at(&self, mut position: u64, sink: &mut dyn Sink) -> SysResult<usize> {
@@ -414,10 +427,14 @@ impl OpenFile {
         self.read_positioned(&mut position, sink)
     }
     /// pwrite(2), pwritev(2). ESPIPE for streams.
-    pub fn write_at(&self, mut position: u64, source: &mut dyn Source) -> SysResult<usize> {
+    pub fn write_at(&self, position: u64, source: &mut dyn Source) -> SysResult<usize> {
+        self.write_at_within(position, source, u64::MAX)
+    }
+    /// The same within a limit, as [`OpenFile::write_within`].
+    pub fn write_at_within(&self, mut position: u64, source: &mut dyn Source, limit: u64) -> SysResult<usize> {
         self.seekable()?;
         self.writable()?;
-        self.write_positioned(&mut position, source)
+        self.write_positioned(&mut position, source, limit)
     }
     /// close(2) of a descriptor of the table `owner`: tells the file and drops the table's POSIX locks on it.
     pub fn closed_by(&self, owner: u64) -> Result<(), Errno> {
@@ -476,6 +493,29 @@ impl OpenFile {
     pub fn fallocate(&self, mode: u32, offset: u64, len: u64) -> SysResult<()> {
         self.writable()?;
         self.ops.fallocate(self, mode, offset, len)
+    }
+}
+
+/// The first bytes of a source.
+struct LimitedSource<'a> {
+    source: &'a mut dyn Source,
+    left: usize,
+}
+
+impl Source for LimitedSource<'_> {
+    fn left(&self) -> usize {
+        self.source.left().min(self.left)
+    }
+    fn take(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let want = buffer.len().min(self.left);
+        let n = self.source.take(buffer.get_mut(..want).unwrap_or_default())?;
+        self.left -= n;
+        Ok(n)
+    }
+    fn take_to_frame(&mut self, frame: &ram::Frame, offset: usize, len: usize) -> Result<usize, Errno> {
+        let n = self.source.take_to_frame(frame, offset, len.min(self.left))?;
+        self.left -= n;
+        Ok(n)
     }
 }
 

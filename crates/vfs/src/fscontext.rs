@@ -83,3 +83,16 @@ pub struct Caller<'a> {
     /// RLIMIT_FSIZE and the like are the caller's own business; this one counts: the most bytes a file may be made to hold.
     pub file_size_limit: u64,
 }
+
+/// `/proc/sys/fs/protected_*`: what is refused in sticky directories that others may write to, proc_sys_fs(5). All off at start, as in Linux.
+#[derive(Default)]
+pub struct Protections {
+    /// Following others' symbolic links there.
+    pub symlinks: AtomicU32,
+    /// Linking to files that one could not write to, anywhere.
+    pub hardlinks: AtomicU32,
+    /// Opening others' FIFOs there with O_CREAT: 1 world-writable directories, 2 group-writable ones too.
+    pub fifos: AtomicU32,
+    /// The same for regular files.
+    pub regular: AtomicU32,
+}

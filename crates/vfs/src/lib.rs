@@ -53,7 +53,7 @@ pub use file::{
 };
 pub use filesystem::{FileSystem, FileSystemType, MountRequest};
 pub use flags::{Access, LookupFlags, MountFlags, OpenFlags, RenameFlags};
-pub use fscontext::{Caller, FsContext};
+pub use fscontext::{Caller, FsContext, Protections};
 pub use inode::{AccessPolicy, CachePolicy, Emit, Inode, Link, Open, XattrMode};
 pub use klog::{KernelLog, LogRecord};
 pub use locks::{LockKind, LockOwner, LockWait, RangeLock, flock, get_lock, lock_table, release_locks, set_lock, unlock};

@@ -14,6 +14,7 @@ use crate::walk::{Component, Last, PathAt, Walk, lookup_locked};
 use abi::raw::general::{STATX_ATTR_APPEND, STATX_ATTR_IMMUTABLE};
 use abi::{Errno, SysResult};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A directory and a name in it.
 struct Place<'a> {
@@ -110,7 +111,7 @@ impl Caller<'_> {
             }
             self.may_create(&place.dir)?;
             let fixed = inode.attributes() & u64::from(STATX_ATTR_IMMUTABLE | STATX_ATTR_APPEND) != 0;
-            if fixed || inode.kind() == FileKind::Directory {
+            if fixed || inode.kind() == FileKind::Directory || !self.may_link(inode) {
                 return Err(Errno::EPERM.into());
             }
             place.dir.inode().link(inode, place.name.name())?;
@@ -119,6 +120,16 @@ impl Caller<'_> {
         crate::notify::attributes(from);
         crate::notify::created(&place.dir, &dentry);
         Ok(())
+    }
+
+    /// What `protected_hardlinks` asks: one's own file, or a plain one that one may read and write.
+    fn may_link(&self, inode: &Arc<dyn Inode>) -> bool {
+        let owner = inode.owner();
+        if self.vfs.protections.hardlinks.load(Ordering::Relaxed) == 0 || self.credentials.owns(&owner) {
+            return true;
+        }
+        let privileged = owner.mode & 0o4000 != 0 || owner.mode & 0o2010 == 0o2010;
+        inode.kind() == FileKind::Regular && !privileged && inode.permission(self.credentials, Access::READ | Access::WRITE).is_ok()
     }
 
     /// Whether the caller may take the name of `victim` out of `dir`: `may_delete` of Linux.

@@ -13,6 +13,7 @@ use crate::types::{DirEntry, FileKind, Owner};
 use crate::walk::{Last, PathAt, Walk, lookup_locked};
 use abi::raw::general::{STATX_ATTR_APPEND, STATX_ATTR_IMMUTABLE};
 use abi::{Errno, SysResult};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 
 /// Bytes charged for an open file.
@@ -154,6 +155,7 @@ impl Caller<'_> {
             }
             let is_link = dentry.inode().is_some_and(|inode| inode.kind() == FileKind::Symlink);
             if !is_link {
+                self.may_create_over(&walk.at, &dentry)?;
                 walk.step(dentry, false)?;
                 return Ok(Found { path: walk.at, created: false });
             }
@@ -162,6 +164,24 @@ impl Caller<'_> {
             }
             walk.follow(&dentry)?;
         }
+    }
+
+    /// What `protected_fifos` and `protected_regular` ask of an open with O_CREAT that finds something there.
+    fn may_create_over(&self, dir: &Path, dentry: &Dentry) -> Result<(), Errno> {
+        let Some(inode) = dentry.inode() else { return Ok(()) };
+        let level = match inode.kind() {
+            FileKind::Fifo => &self.vfs.protections.fifos,
+            FileKind::Regular => &self.vfs.protections.regular,
+            _ => return Ok(()),
+        };
+        let level = level.load(Ordering::Relaxed);
+        if level == 0 {
+            return Ok(());
+        }
+        let (place, owner) = (dir.inode().owner(), inode.owner());
+        let open_to_all = place.mode & 0o002 != 0 || (level >= 2 && place.mode & 0o020 != 0);
+        let stranger = owner.uid != place.uid && owner.uid != self.credentials.fsuid;
+        if place.mode & 0o1000 != 0 && open_to_all && stranger { Err(Errno::EACCES) } else { Ok(()) }
     }
 
     /// Makes a regular file, or gives the dentry that somebody else made meanwhile.

@@ -6,6 +6,7 @@ use crate::dentry::DentryCache;
 use crate::device::Devices;
 use crate::filesystem::{FileSystem, FileSystemType};
 use crate::flags::MountFlags;
+use crate::fscontext::Protections;
 use crate::klog::KernelLog;
 use crate::mount::{Mount, Propagation, SuperBlock};
 use crate::types::DeviceNumber;
@@ -28,6 +29,8 @@ pub struct Vfs {
     pub devices: Devices,
     /// Every page cache that has a disk behind it.
     pub page_caches: Arc<PageCaches>,
+    /// What is refused in directories that others may write to.
+    pub protections: Protections,
     /// The kernel's log.
     pub log: KernelLog,
     pub(crate) anon: AnonMounts,
@@ -53,6 +56,7 @@ impl Vfs {
             propagating: SpinLock::default(),
             devices: Devices::default(),
             page_caches: PageCaches::new(ram),
+            protections: Protections::default(),
             log: KernelLog::default(),
             anon: AnonMounts::default(),
             mount_lock: Mutex::ranked(Rank::Mounts, ()),

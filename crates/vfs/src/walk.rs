@@ -13,6 +13,7 @@ use crate::path::Path;
 use crate::types::FileKind;
 use abi::{Errno, SysResult};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Bytes of a path, the closing NUL included (`PATH_MAX`).
 pub const PATH_MAX: usize = 4096;
@@ -277,6 +278,13 @@ impl<'a, 'c> Walk<'a, 'c> {
             return Err(Errno::ELOOP.into());
         }
         let inode = link.expect_inode();
+        if self.caller.vfs.protections.symlinks.load(Ordering::Relaxed) != 0 {
+            let (dir, owner) = (self.at.inode().owner(), inode.owner());
+            let elsewhere = dir.mode & 0o1002 != 0o1002;
+            if !elsewhere && owner.uid != self.caller.credentials.fsuid && owner.uid != dir.uid {
+                return Err(Errno::EACCES.into());
+            }
+        }
         if let Some(policy) = AccessPolicy::of(&self.at.mount) {
             inode.touch_accessed(policy);
         }

@@ -8,7 +8,7 @@ use super::system::fixed;
 use crate::kernfs::{FileSpec, line, parse};
 use abi::Errno;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicUsize, Ordering};
 use sync::SpinLock;
 use vfs::Vfs;
 
@@ -107,6 +107,18 @@ fn static_usize(path: &'static str, (min, max): (i64, i64), value: &'static Atom
     )
 }
 
+fn atomic_u32(path: &'static str, range: (i64, i64), value: &'static AtomicU32) -> Setting {
+    Setting::number(
+        path,
+        range,
+        move || i64::from(value.load(Ordering::Relaxed)),
+        move |new| {
+            value.store(new as u32, Ordering::Relaxed);
+            Ok(())
+        },
+    )
+}
+
 const ANY: (i64, i64) = (0, i64::MAX);
 const INT: (i64, i64) = (0, i32::MAX as i64);
 const BOOL: (i64, i64) = (0, 1);
@@ -151,10 +163,10 @@ pub(super) fn register_own(proc: &Arc<Proc>, vfs: &'static Vfs) {
             Setting::kept("fs/lease-break-time", INT, 45),
             Setting::kept("fs/leases-enable", BOOL, 1),
             Setting::kept("fs/suid_dumpable", (0, 2), 0),
-            Setting::kept("fs/protected_hardlinks", BOOL, 0),
-            Setting::kept("fs/protected_symlinks", BOOL, 0),
-            Setting::kept("fs/protected_fifos", (0, 2), 0),
-            Setting::kept("fs/protected_regular", (0, 2), 0),
+            atomic_u32("fs/protected_hardlinks", BOOL, &vfs.protections.hardlinks),
+            atomic_u32("fs/protected_symlinks", BOOL, &vfs.protections.symlinks),
+            atomic_u32("fs/protected_fifos", (0, 2), &vfs.protections.fifos),
+            atomic_u32("fs/protected_regular", (0, 2), &vfs.protections.regular),
             Setting::kept("fs/pipe-user-pages-soft", ANY, 16384),
             Setting::kept("fs/pipe-user-pages-hard", ANY, 0),
             Setting::kept("fs/overflowuid", (0, 65535), 65534),

@@ -12,6 +12,8 @@ use sync::SpinLock;
 
 /// Pages written in one call of the source.
 const RUN: u64 = 64;
+/// Dirty pages that a file may have whatever memory there is.
+const DIRTY_MIN: usize = 64;
 
 impl PageCache {
     /// Dirty pages.
@@ -95,6 +97,14 @@ impl PageCache {
             && let Some(last) = (size / PAGE).checked_sub(start).and_then(|at| frames.get(at as usize))
         {
             last.fill(tail, PAGE_SIZE - tail, 0);
+        }
+    }
+
+    /// Called after a write, without the file's lock: a file that dirties memory faster than it is written back writes some itself, so that clean
+    /// frames are left for reclaim, which can't write. An error shows at the next fsync.
+    pub fn balance(&self) {
+        if self.backed && self.dirty_pages() > DIRTY_MIN.max(self.ram.available() / 4) {
+            let _ = self.sync();
         }
     }
 
