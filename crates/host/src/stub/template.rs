@@ -267,6 +267,9 @@ fn become_template(ram: &OwnedFd, socket: &OwnedFd, control: &OwnedFd, code: &Ow
 }
 
 /// glibc registers a restartable-sequence area in its own memory, which is about to be unmapped; the host would kill us when it writes there.
+///
+/// # Safety
+/// The thread uses no restartable sequence from here on: glibc's `sched_getcpu` falls back to the system call.
 unsafe fn unregister_rseq() {
     const UNREGISTER: i32 = 1;
     const SIGNATURE: u32 = 0x5305_3053;

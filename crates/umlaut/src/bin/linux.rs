@@ -1,4 +1,6 @@
 //! The kernel under its own name; see the library.
+#![forbid(unsafe_code)]
+
 fn main() -> std::process::ExitCode {
     umlaut::main()
 }
