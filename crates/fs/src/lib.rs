@@ -1,6 +1,7 @@
 //! File systems: tmpfs, overlay, proc, devtmpfs, hostfs and the like.
 #![forbid(unsafe_code)]
 
+pub mod blockdev;
 pub mod cpio;
 pub mod devices;
 pub mod devtmpfs;

@@ -208,3 +208,32 @@ fn a_machine_with_little_memory_answers_enomem_or_forgets_names_but_goes_on() {
     assert!(m.vfs.dentries().len() < 3000, "{}", m.vfs.dentries().len());
     m.write("/again", b"y").unwrap();
 }
+
+#[test]
+fn a_disk_is_a_file_with_a_cache_and_an_end() {
+    use block::BlockDevice;
+    use vfs::{DeviceInfo, DeviceKind, DeviceNumber, FileKind, OpenFlags, PathAt, SyncKind, Whence};
+    let m = common::Machine::new();
+    let disk = Arc::new(block::RamDisk::new(19));
+    let dev = fs::blockdev::BlockDev::new(m.vfs.ram(), &m.vfs.page_caches, disk.clone());
+    let number = DeviceNumber::new(98, 0);
+    m.vfs.devices.add(DeviceInfo::block(number, "ubda", 0o660, dev)).unwrap();
+    m.caller().mknod(PathAt::cwd(b"/ubda"), FileKind::BlockDevice, 0o600, number).unwrap();
+    let file = m.open("/ubda", OpenFlags::RDWR).unwrap();
+    assert_eq!(file.seek(0, Whence::End).unwrap(), 19 * 512);
+    assert_eq!(common::write(&file, b"x").unwrap_err().errno(), Errno::ENOSPC);
+    assert_eq!(file.write_at(19 * 512 - 3, &mut SliceSource::new(b"hello")).unwrap(), 3);
+    let mut sector = [0; 512];
+    disk.read(18, &mut sector).unwrap();
+    assert_eq!(sector[509..], [0; 3]);
+    file.fsync(0, u64::MAX, SyncKind::All).unwrap();
+    disk.read(18, &mut sector).unwrap();
+    assert_eq!(&sector[509..], b"hel");
+    let info = m.vfs.devices.get(DeviceKind::Block, number).unwrap();
+    let again = fs::blockdev::BlockDev::of(&info).unwrap();
+    disk.write(0, &[7; 512], block::Durability::Cached).unwrap();
+    again.invalidate().unwrap();
+    let mut buffer = [0; 4];
+    file.read_at(0, &mut SliceSink::new(&mut buffer)).unwrap();
+    assert_eq!(buffer, [7; 4]);
+}

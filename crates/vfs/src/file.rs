@@ -13,7 +13,7 @@ use crate::pages::Pages;
 use crate::path::Path;
 use crate::poll::PollTable;
 use crate::types::FileKind;
-use crate::user::{Sink, Source, UserMemory};
+use crate::user::{FirstBytes, Sink, Source, UserMemory};
 use abi::{Errno, Signal, SysResult};
 use std::any::Any;
 use std::sync::Arc;
@@ -390,7 +390,7 @@ impl OpenFile {
             let at = if append { self.inode().metadata()?.size_bytes } else { *position };
             let left = limit.checked_sub(at).filter(|left| *left > 0).ok_or(Errno::EFBIG)?;
             let left = usize::try_from(left).unwrap_or(usize::MAX);
-            self.ops.write(self, position, &mut LimitedSource { source, left })?
+            self.ops.write(self, position, &mut FirstBytes::new(source, left))?
         };
         if len > 0 {
             crate::notify::modified(&self.path);
@@ -493,29 +493,6 @@ impl OpenFile {
     pub fn fallocate(&self, mode: u32, offset: u64, len: u64) -> SysResult<()> {
         self.writable()?;
         self.ops.fallocate(self, mode, offset, len)
-    }
-}
-
-/// The first bytes of a source.
-struct LimitedSource<'a> {
-    source: &'a mut dyn Source,
-    left: usize,
-}
-
-impl Source for LimitedSource<'_> {
-    fn left(&self) -> usize {
-        self.source.left().min(self.left)
-    }
-    fn take(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        let want = buffer.len().min(self.left);
-        let n = self.source.take(buffer.get_mut(..want).unwrap_or_default())?;
-        self.left -= n;
-        Ok(n)
-    }
-    fn take_to_frame(&mut self, frame: &ram::Frame, offset: usize, len: usize) -> Result<usize, Errno> {
-        let n = self.source.take_to_frame(frame, offset, len.min(self.left))?;
-        self.left -= n;
-        Ok(n)
     }
 }
 

@@ -66,6 +66,6 @@ pub use path::Path;
 pub use pipe::{PIPE_BUF, PIPE_MAX_SIZE, PipeEnd};
 pub use poll::{PollItem, PollTable, poll_files};
 pub use types::{DeviceNumber, DirEntry, FileKind, Metadata, Owner, SetAttr, StatFs, Timestamp};
-pub use user::{Sink, SliceSink, SliceSource, Source, UserMemory, UserRange, UserSink, UserSource};
+pub use user::{FirstBytes, Sink, SliceSink, SliceSource, Source, UserMemory, UserRange, UserSink, UserSource};
 pub use vfs::Vfs;
 pub use walk::{NAME_MAX, PATH_MAX, PathAt, display_name, is_below, name_below, name_in_mount};

@@ -251,3 +251,33 @@ impl Source for SliceSource<'_> {
         Ok(part.len())
     }
 }
+
+/// The first bytes of a source: for writes that may not go on to its end.
+pub struct FirstBytes<'a> {
+    source: &'a mut dyn Source,
+    left: usize,
+}
+
+impl<'a> FirstBytes<'a> {
+    /// At most `len` bytes of `source`.
+    pub fn new(source: &'a mut dyn Source, len: usize) -> FirstBytes<'a> {
+        FirstBytes { source, left: len }
+    }
+}
+
+impl Source for FirstBytes<'_> {
+    fn left(&self) -> usize {
+        self.source.left().min(self.left)
+    }
+    fn take(&mut self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let want = buffer.len().min(self.left);
+        let n = self.source.take(buffer.get_mut(..want).unwrap_or_default())?;
+        self.left -= n;
+        Ok(n)
+    }
+    fn take_to_frame(&mut self, frame: &Frame, offset: usize, len: usize) -> Result<usize, Errno> {
+        let n = self.source.take_to_frame(frame, offset, len.min(self.left))?;
+        self.left -= n;
+        Ok(n)
+    }
+}
