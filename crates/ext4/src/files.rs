@@ -180,7 +180,7 @@ impl Handle<'_> {
     /// # Errors
     /// [`Error::NoSpace`], [`Error::FileTooBig`].
     pub fn allocate(&self, ino: u32, logical: u64, len: u64, claim: Claim, state: MappingState) -> Result<Mapping> {
-        self.run(|core| {
+        self.run_reported(|core| {
             let mut inode = core.regular(ino)?;
             let before = core.map(&inode, logical, len)?;
             if before.state != MappingState::Hole {
@@ -201,7 +201,7 @@ impl Handle<'_> {
     /// # Errors
     /// [`Error::NoSpace`] when the extent tree can't grow.
     pub fn convert_unwritten(&self, ino: u32, logical: u64, len: u64) -> Result<u64> {
-        self.run(|core| {
+        self.run_reported(|core| {
             let mut inode = core.orphan_or_live(ino)?;
             let next = core.mark_written(&mut inode, logical, logical.saturating_add(len))?;
             core.write_inode(&mut inode)?;
@@ -214,7 +214,7 @@ impl Handle<'_> {
     /// # Errors
     /// [`Error::FileTooBig`].
     pub fn set_size(&self, ino: u32, size: u64, now: Timestamp) -> Result<()> {
-        self.run(|core| {
+        self.run_reported(|core| {
             let mut inode = core.regular(ino)?;
             if size > core.size_limit(&inode) {
                 return Err(Error::FileTooBig);

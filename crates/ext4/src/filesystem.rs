@@ -101,6 +101,11 @@ impl Drop for Handle<'_> {
 }
 
 impl Handle<'_> {
+    /// As [`Handle::run`], for callers outside: corruption follows the error policy.
+    pub(crate) fn run_reported<T>(&self, operation: impl FnOnce(&mut Core) -> Result<T>) -> Result<T> {
+        self.run(operation).map_err(|error| self.filesystem.report(error))
+    }
+
     /// Runs one operation; if it fails, nothing of it remains.
     pub(crate) fn run<T>(&self, operation: impl FnOnce(&mut Core) -> Result<T>) -> Result<T> {
         let mut core = self.filesystem.core.write();
@@ -375,6 +380,9 @@ impl Filesystem {
     }
 
     /// Opens a handle for a change of up to `credits` blocks. It waits while a commit gathers the running transaction.
+    ///
+    /// A task that holds a handle changes things through its methods only: operations that open a handle of their own, and commits, would
+    /// wait for it for ever.
     ///
     /// # Errors
     /// [`Error::ReadOnly`], or whatever a commit that had to come first ended with.

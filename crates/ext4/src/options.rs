@@ -22,7 +22,8 @@ pub enum ErrorPolicy {
     Panic,
 }
 
-/// What a commit promises about file data (`data=`).
+/// What a commit promises about file data (`data=`). Whoever writes data keeps the promise: inside the handle that mapped it
+/// ([`crate::Handle`]) for `Ordered`, at any time for `Writeback`. [`crate::Filesystem::write`] always keeps the order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum DataMode {
     /// Data reaches the disk before metadata that points at it.

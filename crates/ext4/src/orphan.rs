@@ -6,6 +6,8 @@
 //!
 //! Source: Linux `Documentation/filesystems/ext4/orphan.rst`.
 
+use std::collections::HashSet;
+
 use crate::cache::{Block, Kind};
 use crate::core::{Core, Seal, has_right_checksum};
 use crate::error::{Result, corrupt};
@@ -112,10 +114,10 @@ impl Core {
 
     /// All orphans that the image records, for the mount to finish.
     pub(crate) fn find_orphans(&mut self) -> Result<Vec<u32>> {
-        let mut found = Vec::new();
+        let (mut found, mut seen) = (Vec::new(), HashSet::new());
         let mut at = self.superblock.first_orphan();
         while at != 0 {
-            if found.contains(&at) || at < self.geometry.first_inode {
+            if at < self.geometry.first_inode || !seen.insert(at) {
                 return corrupt(0, "orphan list");
             }
             found.push(at);
@@ -128,14 +130,14 @@ impl Core {
                 let (home, block) = self.orphan_block(&file, logical)?;
                 for slot in 0..(block.len() - 8) / 4 {
                     let ino = le32(&block, slot * 4);
-                    if ino != 0 && (ino < self.geometry.first_inode || found.contains(&ino)) {
+                    if ino != 0 && (ino < self.geometry.first_inode || !seen.insert(ino)) {
                         return corrupt(home, "orphan file entry");
                     }
                     found.extend((ino != 0).then_some(ino));
                 }
             }
         }
-        self.orphans = found.iter().copied().collect();
+        self.orphans = seen;
         Ok(found)
     }
 }

@@ -152,6 +152,37 @@ fn flipped_bytes_anywhere_are_survived() {
 }
 
 #[test]
+fn damaged_images_that_are_only_read_are_survived_too() {
+    if !have_tools() {
+        return;
+    }
+    let tree = Scratch::new();
+    std::fs::create_dir(tree.path("dir")).unwrap();
+    for i in 0..60 {
+        std::fs::write(tree.path(&format!("dir/file {i}")), vec![i as u8; i * 7]).unwrap();
+    }
+    std::os::unix::fs::symlink("x".repeat(100), tree.path("link")).unwrap();
+    for args in [
+        "-b 1024 -I 256 -O none,inline_data,extent,dir_index,filetype,ext_attr",
+        "-b 1024 -C 4096 -O none,bigalloc,extent,filetype,dir_index",
+    ] {
+        let image = make_image(args, 4096, Some(&tree.0));
+        let blocks: Vec<usize> = (0..image.len()).step_by(1024).filter(|&at| image[at..at + 1024].iter().any(|&b| b != 0)).collect();
+        for seed in 0..150 * scale() {
+            let mut random = Random::new(seed);
+            let mut damaged = image.clone();
+            for _ in 0..1 + random.below(30) {
+                let block = blocks[random.below(blocks.len() as u64) as usize];
+                damaged[block + random.below(1024) as usize] = random.next() as u8;
+            }
+            if let Ok(fs) = Filesystem::mount(disk(damaged), Options { read_only: true, ..options() }) {
+                exercise(&fs);
+            }
+        }
+    }
+}
+
+#[test]
 fn corruption_is_told_recorded_and_makes_the_mount_read_only() {
     if !have_tools() {
         return;
