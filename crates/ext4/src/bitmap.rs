@@ -63,19 +63,27 @@ pub(crate) struct Run {
     pub(crate) len: u32,
 }
 
-/// A run of up to `want` clear bits below `end`: at `goal` if that is clear; else the first of `want` after it, else before it; else the
-/// longest there is. The second value is the longest run seen, when all were.
-pub(crate) fn find_run(map: &[u8], goal: u32, end: u32, want: u32) -> (Run, Option<u32>) {
+/// Bits at the goal that are worth more than a longer run elsewhere.
+pub(crate) const NEAR_ENOUGH: u32 = 8;
+
+/// A run of up to `want` clear bits below `end`: at `goal` if [`NEAR_ENOUGH`] are clear there; else the first of `want` after it, else
+/// before it; else the longest there is. The second value is the longest run seen, when all were.
+pub(crate) fn find_run(map: &[u8], mut goal: u32, end: u32, want: u32) -> (Run, Option<u32>) {
     if goal < end && !is_set(map, goal) {
         let stop = next(map, goal, end, true);
-        return (Run { start: goal, len: (stop - goal).min(want) }, None);
+        if stop - goal >= want.min(NEAR_ENOUGH) {
+            return (Run { start: goal, len: (stop - goal).min(want) }, None);
+        }
+        while goal > 0 && !is_set(map, goal - 1) {
+            goal -= 1;
+        }
     }
     let (mut best, mut longest) = (Run::default(), 0);
     for (from, to) in [(goal.min(end), end), (0, goal.min(end))] {
         let mut bit = from;
         while bit < to {
             let start = next(map, bit, to, false);
-            // A run that the goal cuts in two cannot exist: the goal is set.
+            // The goal is set, or begins a run: it cuts none in two.
             let stop = next(map, start, to, true);
             longest = longest.max(stop - start);
             if stop - start > best.len {
@@ -112,7 +120,10 @@ mod tests {
         change(&mut map, 40, 9, false);
         change(&mut map, 100, 6, false);
         let cases = [
-            ((12, 8), Run { start: 12, len: 2 }),
+            ((12, 2), Run { start: 12, len: 2 }),
+            ((12, 8), Run { start: 40, len: 8 }),
+            ((41, 9), Run { start: 41, len: 8 }),
+            ((102, 6), Run { start: 100, len: 6 }),
             ((30, 5), Run { start: 40, len: 5 }),
             ((60, 5), Run { start: 100, len: 5 }),
             ((60, 8), Run { start: 40, len: 8 }),

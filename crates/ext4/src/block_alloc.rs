@@ -125,7 +125,7 @@ impl Core {
                 best = Some((number, run));
             }
             // Next to the goal even a part is better than a whole run elsewhere.
-            let enough = run.len >= want || (step == 0 && run.start == goal_bit && run.len >= want.min(8));
+            let enough = run.len >= want || (step == 0 && run.start == goal_bit && run.len >= want.min(bitmap::NEAR_ENOUGH));
             if enough || (step >= PATIENCE_GROUPS && best.is_some()) {
                 break;
             }

@@ -10,6 +10,7 @@ use crate::error::{Error, Result, corrupt};
 use crate::field::put_part;
 use crate::files::Attributes;
 use crate::filesystem::{CREDITS, Filesystem};
+use crate::hash::{HashKind, hash};
 use crate::inode::{FileType, I_BLOCK_LEN, Inode, Timestamp, inode_flags};
 use crate::mapping::MappingState;
 use crate::superblock::RoCompat;
@@ -108,7 +109,7 @@ impl Core {
     fn make_inode(&mut self, parent: &Inode, name: &[u8], new: &NewInode<'_>) -> Result<Inode> {
         let file_type = FileType::from_mode(new.mode);
         let is_directory = file_type == FileType::Directory;
-        let spread = name.iter().fold(self.geometry.hash_seed[0], |sum, &c| sum.rotate_left(5) ^ u32::from(c));
+        let spread = hash(name, HashKind { version: 1, unsigned: true }, &self.geometry.hash_seed).map_or(0, |(major, _)| major >> 1);
         let ino = self.allocate_inode(parent, is_directory, spread)?;
         let mut inode = Inode::new(ino, &self.geometry);
         inode.set_mode(new.mode);

@@ -134,7 +134,7 @@ fn after_any_crash_the_image_is_clean_and_keeps_what_fsync_promised() {
             disk.checkpoint();
             let promises = live(&fs, &disk, seed, 120);
             let (end, mut random) = (disk.operations(), Random::new(seed + 99));
-            let step = (end / 30).max(1);
+            let step = (end / 20).max(1);
             for at in (0..=end).step_by(step) {
                 let promise = promises.iter().rfind(|promise| promise.at <= at);
                 let settled = promise.map(|promise| {
