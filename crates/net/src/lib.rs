@@ -12,6 +12,7 @@
 
 mod admin;
 mod arp;
+pub mod bpf;
 pub mod config;
 pub mod core;
 pub mod datagram;
@@ -25,6 +26,7 @@ pub mod link;
 mod nd;
 pub mod neighbour;
 pub mod packet;
+pub mod packet_socket;
 pub mod prefix;
 pub mod random;
 pub mod route;

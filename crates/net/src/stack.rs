@@ -12,6 +12,7 @@ use crate::hook::Filter;
 use crate::interface::{Address, InterfaceId};
 use crate::link::{Link, Loopback};
 use crate::packet::Packet;
+use crate::packet_socket::{Frame, FrameMode, LinkAddress, PacketMembership, PacketSocket, PacketSockets};
 use crate::prefix::{Family, Prefix};
 use crate::tcp::{self, Tcp, TcpSocket};
 use crate::wire::icmp::{v4, v6};
@@ -27,6 +28,7 @@ pub struct Stack {
     core: Core,
     datagrams: Datagrams,
     tcp: Tcp,
+    packets: PacketSockets,
 }
 
 impl Deref for Stack {
@@ -49,7 +51,7 @@ impl Stack {
         let mut core = Core::new(config, key);
         // The table is empty, so the name is free.
         let _ = core.add_link("lo", Box::new(Loopback::default()));
-        Stack { core, datagrams: Datagrams::default(), tcp: Tcp::default() }
+        Stack { core, datagrams: Datagrams::default(), tcp: Tcp::default(), packets: PacketSockets::default() }
     }
 
     /// Adds a device under a name, up, with addresses.
@@ -107,6 +109,7 @@ impl Stack {
     }
 
     fn deliver_all(&mut self) {
+        self.show_taps();
         while let Some(delivery) = self.core.inbox.pop_front() {
             match delivery {
                 Delivery::Packet(packet, info) => self.deliver_packet(packet, &info),
@@ -136,6 +139,13 @@ impl Stack {
                 let pointer = crate::wire::ipv6::walk(packet.bytes()).map_or(6, |walked| walked.next_header_at);
                 self.core.icmp_error(&packet, v6::PARAMETER, 1, pointer as u32);
             }
+        }
+    }
+
+    /// Takes the frames that packet sockets are to see, when calls between polls have sent some.
+    fn show_taps(&mut self) {
+        while let Some(frame) = self.core.taps.pop_front() {
+            self.packets.input(&mut self.core, frame);
         }
     }
 
@@ -319,5 +329,44 @@ impl Stack {
     /// close(2). The id may still be asked for [`TcpSocket::is_flushed`] while the connection ends, and then is gone.
     pub fn tcp_close(&mut self, id: SocketId) {
         self.tcp.close(&mut self.core, id);
+    }
+}
+
+/// Packet sockets.
+impl Stack {
+    /// A new socket for frames of `protocol`: an EtherType, 3 for all, 0 for none until it is bound.
+    pub fn packet_open(&mut self, mode: FrameMode, protocol: u16) -> SocketId {
+        self.packets.open(&mut self.core, mode, protocol)
+    }
+
+    /// The socket, for options and questions.
+    pub fn packet_mut(&mut self, id: SocketId) -> Option<&mut PacketSocket> {
+        self.packets.get_mut(id)
+    }
+
+    /// bind(2): ENODEV without such an interface.
+    pub fn packet_bind(&mut self, id: SocketId, protocol: u16, interface: InterfaceId) -> Result<(), Errno> {
+        self.packets.bind(&self.core, id, protocol, interface)
+    }
+
+    /// Promiscuous mode and all-multicast, for as long as the socket lives.
+    pub fn packet_membership(&mut self, id: SocketId, interface: InterfaceId, membership: PacketMembership, on: bool) -> Result<(), Errno> {
+        self.packets.set_membership(&mut self.core, id, interface, membership, on)
+    }
+
+    /// recvfrom(2).
+    pub fn packet_receive(&mut self, id: SocketId, peek: bool) -> Result<Frame, Errno> {
+        self.show_taps();
+        self.packets.receive(&mut self.core, id, peek)
+    }
+
+    /// sendto(2).
+    pub fn packet_send(&mut self, id: SocketId, data: &[u8], to: Option<LinkAddress>) -> Result<usize, Errno> {
+        self.packets.send(&mut self.core, id, data, to)
+    }
+
+    /// close(2).
+    pub fn packet_close(&mut self, id: SocketId) {
+        self.packets.close(&mut self.core, id);
     }
 }

@@ -189,6 +189,8 @@ pub struct DatagramSocket {
     pub icmp_filter: [u32; 8],
     /// `IPV6_CHECKSUM`: where a raw socket's checksum goes.
     pub checksum_at: Option<u16>,
+    /// `SO_ATTACH_FILTER`: sees a datagram from its transport header on, raw IPv4 from the IP header
+    pub filter: Option<crate::bpf::Program>,
     /// What goes into headers, `SO_BINDTODEVICE` in its `interface`.
     pub send: SendOptions,
     /// `IP_MULTICAST_TTL`, `IPV6_MULTICAST_HOPS`
@@ -230,6 +232,7 @@ impl DatagramSocket {
             header_included: kind == Kind::Raw(crate::wire::protocol::RAW),
             icmp_filter: [0; 8],
             checksum_at: None,
+            filter: None,
             send: SendOptions { path_mtu: if kind == Kind::Udp { PathMtu::Want } else { PathMtu::Dont }, ..SendOptions::default() },
             multicast_ttl: 1,
             multicast_interface: InterfaceId::NONE,
@@ -310,6 +313,11 @@ impl DatagramSocket {
             ready |= Ready::ERR;
         }
         ready
+    }
+
+    fn filter_keeps(&self, bytes: &[u8], interface: InterfaceId) -> bool {
+        let ancillary = crate::bpf::Ancillary { interface: interface.0, ..crate::bpf::Ancillary::default() };
+        self.filter.as_ref().is_none_or(|filter| filter.run(bytes, &ancillary) != 0)
     }
 
     fn speaks(&self, family: Family) -> bool {

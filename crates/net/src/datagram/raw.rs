@@ -19,7 +19,10 @@ impl Datagrams {
             return false;
         }
         let message = packet.bytes().get(info.transport..).unwrap_or_default();
-        let wants = |id: &&SocketId| self.sockets.get(id).is_some_and(|socket| socket.wants_raw(info, message));
+        let seen = if info.dst.is_ipv4() { packet.bytes() } else { message };
+        let wants = |id: &&SocketId| {
+            self.sockets.get(id).is_some_and(|socket| socket.wants_raw(info, message) && socket.filter_keeps(seen, info.interface))
+        };
         let takers: Vec<SocketId> = self.raw.iter().filter(wants).copied().collect();
         if takers.is_empty() {
             return false;

@@ -123,8 +123,10 @@ impl Datagrams {
             core.statistics.udp[family.index()].in_errors += 1;
             return;
         }
-        let takers = self.takers(core, info, &header);
-        if takers.is_empty() {
+        let mut takers = self.takers(core, info, &header);
+        let unheard = takers.is_empty();
+        takers.retain(|id| self.sockets.get(id).is_some_and(|socket| socket.filter_keeps(datagram, info.interface)));
+        if unheard {
             let counters = &mut core.statistics.udp[family.index()];
             if info.kind == RouteKind::Local {
                 counters.no_ports += 1;

@@ -42,7 +42,7 @@ impl TcpSocket {
         let window = if header.flags.has(Flags::SYN) { u32::from(header.window) } else { u32::from(header.window) << self.snd_scale };
         let advances = ack.after(self.snd_una);
         let window_changed = window != self.snd_wnd;
-        if advances || header.seq.after(self.snd_wl1) || (header.seq == self.snd_wl1 && window > self.snd_wnd) {
+        if advances || header.seq.after(self.snd_wl1) || (header.seq == self.snd_wl1 && (window > self.snd_wnd || window == 0)) {
             self.snd_wl1 = header.seq;
             self.snd_wnd = window;
             self.max_window = self.max_window.max(window);

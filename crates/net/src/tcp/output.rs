@@ -160,7 +160,7 @@ impl TcpSocket {
             // The window cuts it: wait for it to open unless nothing is on its way, or it is half of all that was ever offered.
             return self.send.segments.is_empty() || len >= self.max_window / 2;
         }
-        if last || urgent {
+        if last || urgent || self.push_all {
             return true;
         }
         if self.options.cork {

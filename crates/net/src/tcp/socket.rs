@@ -255,6 +255,8 @@ pub struct TcpSocket {
     pub(super) mss: u32,
     pub(super) path_mtu: u32,
     pub(super) was_limited: bool,
+    /// An option that held data back was taken away: what waits goes, whatever Nagle says (`TCP_NAGLE_PUSH`).
+    pub(super) push_all: bool,
     pub(super) last_sent_ns: u64,
     // Receiving.
     pub(super) irs: Seq,
@@ -319,6 +321,7 @@ impl TcpSocket {
             mss: 536,
             path_mtu: 576,
             was_limited: false,
+            push_all: false,
             last_sent_ns: 0,
             irs: Seq(0),
             rcv_nxt: Seq(0),

@@ -172,7 +172,9 @@ impl Tcp {
     /// Options changed: what was held back by Nagle or a cork may go now.
     pub(crate) fn push(&mut self, core: &mut Core, id: SocketId) {
         if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.push_all = !socket.options.cork;
             socket.flush(core);
+            socket.push_all = false;
         }
         self.settle(core, id);
     }
