@@ -280,6 +280,7 @@ impl Core {
         self.routes.flush_exceptions(Some(now_ns));
         let lifetimes = self.interfaces.iter().flat_map(|i| i.addresses.iter().map(|a| a.valid_until_ns)).min().unwrap_or(u64::MAX);
         let next = lifetimes.min(self.routes.next_expiry().unwrap_or(u64::MAX));
+        let next = next.min(self.routes.next_exception_expiry().unwrap_or(u64::MAX));
         let next = next.min(self.poll_dad()).min(self.poll_router_discovery()).min(self.poll_groups());
         self.keep_house_at(next);
     }

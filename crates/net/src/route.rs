@@ -333,6 +333,15 @@ impl Routes {
         self.iter().map(|(_, route)| route.expires_ns).filter(|&at| at != u64::MAX).min()
     }
 
+    /// When the next exception expires.
+    #[must_use]
+    pub fn next_exception_expiry(&self) -> Option<u64> {
+        let times = |exception: &Exception| {
+            [exception.mtu.map(|(_, expires)| expires), exception.gateway.map(|(_, _, expires)| expires)].into_iter().flatten().min()
+        };
+        self.exceptions.values().filter_map(times).min()
+    }
+
     /// Adds a rule, behind those of the same priority.
     pub fn add_rule(&mut self, rule: Rule) {
         let at = self.rules.partition_point(|there| there.priority <= rule.priority);
