@@ -291,3 +291,51 @@ fn concurrent_renames_lose_and_double_nothing() {
     seen.dedup();
     assert_eq!(seen.len(), 4 + 32);
 }
+
+#[test]
+fn names_stay_true_while_many_make_and_remove_them_and_the_cache_forgets() {
+    let m = Machine::new();
+    m.mkdir("/d").unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4u64)
+            .map(|thread| {
+                let m = Machine { credentials: m.credentials.clone(), ..m.user(0, 0) };
+                scope.spawn(move || {
+                    let mut random = Random(thread * 31 + 7);
+                    for _ in 0..4000 * scale() {
+                        let name = format!("/d/{}", random.next(6));
+                        let answer = match random.next(6) {
+                            0 => m.write(&name, b"x"),
+                            1 => m.unlink(&name),
+                            2 => m.rename(&name, &format!("/d/{}", random.next(6))),
+                            3 => m.link(&name, &format!("/d/{}", random.next(6))),
+                            4 => m.stat(&name).map(drop),
+                            _ => m.read(&name).map(drop),
+                        };
+                        assert!(matches!(answer, Ok(()) | Err(Errno::ENOENT | Errno::EEXIST)), "{answer:?}");
+                    }
+                })
+            })
+            .collect();
+        let evictor = scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                m.vfs.dentries().evict(100);
+            }
+        });
+        workers.into_iter().for_each(|w| w.join().unwrap());
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        evictor.join().unwrap();
+    });
+    let names = m.names("/d").unwrap();
+    for i in 0..6 {
+        let listed = names.iter().any(|n| *n == i.to_string());
+        assert_eq!(m.stat(&format!("/d/{i}")).is_ok(), listed, "{i}");
+    }
+    for name in names.iter().filter(|n| *n != "." && *n != "..") {
+        m.unlink(&format!("/d/{name}")).unwrap();
+    }
+    m.rmdir("/d").unwrap();
+    while m.vfs.dentries().evict(usize::MAX) > 0 {}
+    assert_eq!(m.vfs.dentries().len(), 1, "only the root is left");
+}

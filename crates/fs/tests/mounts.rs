@@ -102,6 +102,11 @@ fn a_copied_namespace_goes_its_own_way() {
     m.caller().chdir(PathAt::cwd(b"/")).unwrap();
     m.umount("/a", Unmount::IfUnused).unwrap();
     assert!(other.stat("/a/cwd/sub/f").is_ok());
+    m.mkdir("/theirs").unwrap();
+    other.mount("tmpfs", "/theirs", MountFlags::empty(), "").unwrap();
+    assert_eq!(other.rmdir("/theirs").unwrap_err(), Errno::EBUSY);
+    m.rmdir("/theirs").unwrap();
+    assert_eq!(other.stat("/theirs").unwrap_err(), Errno::ENOENT);
 }
 
 #[test]

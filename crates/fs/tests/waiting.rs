@@ -132,6 +132,13 @@ fn a_fifo_waits_for_its_other_end() {
         drop(w);
         assert_eq!(reader.join().unwrap().unwrap(), b"hello");
     });
+    let reader = m.open("/f", OpenFlags::NONBLOCK).unwrap();
+    assert_eq!(reader.poll(None), Events::empty(), "nobody has hung up on this reader yet");
+    drop(m.open("/f", OpenFlags::WRONLY).unwrap());
+    assert_eq!(reader.poll(None), Events::HUP);
+    let second = m.open("/f", OpenFlags::NONBLOCK).unwrap();
+    assert_eq!(second.poll(None), Events::empty());
+    drop((reader, second));
     let both = m.open("/f", OpenFlags::RDWR).unwrap();
     write(&both, b"x").unwrap();
     assert_eq!(read_some(&both, 5).unwrap(), b"x");

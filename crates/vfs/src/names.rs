@@ -132,6 +132,12 @@ impl Caller<'_> {
         inode.kind() == FileKind::Regular && !privileged && inode.permission(self.credentials, Access::READ | Access::WRITE).is_ok()
     }
 
+    /// Whether a mount of the caller's namespace covers `dentry`. Mounts of other namespaces do not keep a name: they go out of sight with it.
+    fn is_my_mountpoint(&self, dentry: &Arc<Dentry>) -> bool {
+        let covers = |at: Path| Arc::ptr_eq(&at.dentry, dentry);
+        dentry.is_mountpoint() && self.namespace.mounts().iter().any(|mount| mount.mountpoint().is_some_and(covers))
+    }
+
     /// Whether the caller may take the name of `victim` out of `dir`: `may_delete` of Linux.
     fn may_delete(&self, dir: &Path, victim: &Arc<Dentry>, directory: bool) -> Result<(), Errno> {
         let inode = victim.inode().ok_or(Errno::ENOENT)?;
@@ -168,7 +174,7 @@ impl Caller<'_> {
             }
             place.dir.require_writable()?;
             self.may_delete(&place.dir, &victim, false)?;
-            if victim.is_mountpoint() {
+            if self.is_my_mountpoint(&victim) {
                 return Err(Errno::EBUSY.into());
             }
             place.dir.inode().unlink(place.name.name(), inode)?;
@@ -192,7 +198,7 @@ impl Caller<'_> {
             let inode = victim.inode().ok_or(Errno::ENOENT)?;
             place.dir.require_writable()?;
             self.may_delete(&place.dir, &victim, true)?;
-            if victim.is_mountpoint() {
+            if self.is_my_mountpoint(&victim) {
                 return Err(Errno::EBUSY.into());
             }
             // So that nothing is made inside while it goes away.
@@ -316,7 +322,7 @@ impl Caller<'_> {
                 dentry.expect_inode().permission(self.credentials, Access::WRITE)?;
             }
         }
-        if source.is_mountpoint() || target.is_mountpoint() { Err(Errno::EBUSY) } else { Ok(()) }
+        if self.is_my_mountpoint(source) || self.is_my_mountpoint(target) { Err(Errno::EBUSY) } else { Ok(()) }
     }
 }
 

@@ -97,15 +97,16 @@ impl Pipe {
     }
 
     fn open_end(self: &Arc<Pipe>, read: bool, write: bool) -> Arc<PipeEnd> {
-        {
+        let has_writers = {
             let mut ring = self.ring.lock();
             ring.readers += usize::from(read);
             ring.writers += usize::from(write);
-        }
+            ring.writers > 0
+        };
         self.readers_seen.fetch_add(u64::from(read), Ordering::SeqCst);
-        self.writers_seen.fetch_add(u64::from(write), Ordering::SeqCst);
+        let seen = self.writers_seen.fetch_add(u64::from(write), Ordering::SeqCst) + u64::from(write);
         self.opened.wake_all();
-        Arc::new(PipeEnd { pipe: self.clone(), read, write })
+        Arc::new(PipeEnd { pipe: self.clone(), read, write, writers_before: seen - u64::from(has_writers && seen > 0) })
     }
 
     /// Takes up to `room` bytes of the first slot. `None` if there is none.
@@ -339,6 +340,8 @@ pub struct PipeEnd {
     pipe: Arc<Pipe>,
     read: bool,
     write: bool,
+    /// Writers that had gone before this end was opened: their leaving is not its hang-up.
+    writers_before: u64,
 }
 
 impl FileOps for PipeEnd {
@@ -373,8 +376,8 @@ impl FileOps for PipeEnd {
             if !ring.slots.is_empty() {
                 events |= Events::IN | Events::RDNORM;
             }
-            // A FIFO that never had a writer has not been hung up.
-            if ring.writers == 0 && self.pipe.writers_seen.load(Ordering::Relaxed) > 0 {
+            // A FIFO that had no writer since it was opened has not been hung up.
+            if ring.writers == 0 && self.pipe.writers_seen.load(Ordering::Relaxed) > self.writers_before {
                 events |= Events::HUP;
             }
         }

@@ -135,5 +135,7 @@ impl Vfs {
             // sync(2) tells of no error.
             let _ = superblock.file_system().sync();
         }
+        // Block devices that are used as files.
+        self.page_caches.write_back_all();
     }
 }
