@@ -514,7 +514,8 @@ impl Filesystem {
             return Ok(());
         }
         // Room is made before the transaction is taken out: after that, `logged` may hold blocks newer than the last commit.
-        if journal.as_ref().is_some_and(Journal::is_half_full) {
+        let waiting = self.core.read().logged.len();
+        if journal.as_ref().is_some_and(Journal::is_half_full) || waiting > 2 * self.options.lock().cache_blocks {
             self.checkpoint_or_abort(&mut journal)?;
         }
         self.gate.close();

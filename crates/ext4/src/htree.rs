@@ -277,6 +277,12 @@ impl Core {
         list.push((wanted, new.clone()));
         list.sort_by_key(|(hash, _)| *hash);
         let total: usize = list.iter().map(|(_, entry)| entry_len(entry.name.len())).sum();
+        if total <= self.leaf_len() || list.len() < 2 {
+            // There was room, but in pieces.
+            let names: Vec<Named> = list.into_iter().map(|(_, entry)| entry).collect();
+            self.write_leaf(home, seal, &names);
+            return Ok(());
+        }
         let (mut kept, mut cut) = (0, 0);
         while cut + 1 < list.len() && (cut == 0 || kept + entry_len(list[cut].1.name.len()) / 2 <= total / 2) {
             kept += entry_len(list[cut].1.name.len());

@@ -58,7 +58,7 @@ pub struct Options {
     pub user_xattr: bool,
     /// The device of an external journal.
     pub journal_device: Option<Arc<dyn BlockDevice>>,
-    /// Metadata blocks kept in memory when clean.
+    /// Metadata blocks kept in memory when clean; of committed ones that are not home yet, twice as many and one transaction.
     pub cache_blocks: usize,
     /// When the mount happens.
     pub now: Timestamp,

@@ -16,6 +16,8 @@ use crate::inode::Inode;
 use crate::superblock::{Compat, RoCompat};
 
 const TAIL_MAGIC: u32 = 0x0b10_ca04;
+/// Longest orphan file believed, in bytes; mke2fs makes 512 blocks at most.
+const MAX_LEN: u64 = 64 << 20;
 
 impl Core {
     fn orphan_file(&self) -> Result<Option<Inode>> {
@@ -23,7 +25,7 @@ impl Core {
             return Ok(None);
         }
         let inode = self.read_inode(self.superblock.orphan_file_inode())?;
-        if inode.links() == 0 && inode.size() == 0 {
+        if inode.links() == 0 || inode.size() > MAX_LEN {
             return corrupt(inode.table_block, "orphan file inode");
         }
         Ok(Some(inode))

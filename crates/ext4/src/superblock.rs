@@ -388,6 +388,9 @@ impl Superblock {
         if g.inodes_per_group == 0 || g.inodes_per_group > bits || (g.inodes_per_group as usize * g.inode_size) < g.block_size {
             return Err(Error::NotExt("inodes per group"));
         }
+        if g.first_inode < 11 || g.first_inode > g.inodes_count {
+            return Err(Error::NotExt("first inode"));
+        }
         if g.first_data_block >= g.blocks_count || g.first_data_block != u64::from(g.block_size == 1024 && g.cluster_bits == 0) {
             return Err(Error::NotExt("first data block"));
         }

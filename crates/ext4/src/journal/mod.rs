@@ -287,7 +287,7 @@ impl Journal {
 fn journal_runs(core: &Core, ino: u32) -> Result<Vec<(u32, u64, u32)>> {
     let inode = core.read_inode(ino)?;
     let blocks = inode.size() >> core.geometry.block_bits;
-    if inode.links() == 0 || blocks > u64::from(u32::MAX) {
+    if inode.links() == 0 || blocks > u64::from(u32::MAX) || blocks > core.geometry.blocks_count {
         return corrupt(inode.table_block, "journal inode");
     }
     let (mut runs, mut at) = (Vec::new(), 0);
