@@ -32,8 +32,10 @@ const HEAD_LEN: usize = 256;
 const SCRIPT_DEPTH: usize = 5;
 /// Where relocatable programs go, before randomisation (`ELF_ET_DYN_BASE`).
 const DYN_BASE: u64 = (TASK_SIZE / 3 * 2) & !(PAGE_SIZE as u64 - 1);
-/// Pages mapped at once at the entry point and of small data segments.
-const PREMAP_PAGES: u64 = 64;
+/// Pages of a segment that are mapped at once when a program starts: what one batch shows costs less than one fault.
+const PREMAP_PAGES: u64 = 128;
+/// The same for data, whose pages are copied.
+const PREMAP_DATA_PAGES: u64 = 16;
 const PAGE_MASK: u64 = PAGE_SIZE as u64 - 1;
 
 /// What a set-id program does not inherit of personality(2): `PER_CLEAR_ON_SETID`.
@@ -79,6 +81,8 @@ struct Loaded {
     headers_addr: u64,
     code: std::ops::Range<u64>,
     data: std::ops::Range<u64>,
+    /// Every segment's addresses and rights.
+    segments: Vec<(std::ops::Range<u64>, Protection)>,
     end: u64,
 }
 
@@ -276,7 +280,7 @@ impl Current {
             arg: initial.arg,
             env: initial.env,
         });
-        self.premap(memory, &main, loader.as_ref(), initial.sp, stack_top, entry)?;
+        self.premap(memory, &main, loader.as_ref(), initial.sp, stack_top, vdso)?;
         Ok((initial.sp, entry))
     }
 
@@ -288,22 +292,29 @@ impl Current {
         loader: Option<&Loaded>,
         sp: u64,
         stack_top: u64,
-        entry: u64,
+        vdso: Option<u64>,
     ) -> Result<(), Errno> {
         let page = PAGE_SIZE as u64;
-        let around = |at: u64, code: &std::ops::Range<u64>| {
-            let first = (at & !PAGE_MASK).saturating_sub(8 * page).max(code.start);
-            (first..code.end.min(first + PREMAP_PAGES * page), PageAccess::Execute)
-        };
         let mut ranges = vec![(sp.saturating_sub(2 * page) & !PAGE_MASK..stack_top, PageAccess::Write)];
+        ranges.extend(vdso.map(|at| (at..at + page, PageAccess::Execute)));
         for image in std::iter::once(main).chain(loader) {
-            ranges.push(around(image.entry, &image.code));
-            if !image.data.is_empty() {
-                ranges.push((image.data.start..image.data.end.min(image.data.start + 16 * page), PageAccess::Write));
+            for (range, rights) in &image.segments {
+                let access = match rights {
+                    r if r.contains(Protection::WRITE) => PageAccess::Write,
+                    r if r.contains(Protection::EXEC) => PageAccess::Execute,
+                    _ => PageAccess::Read,
+                };
+                // Small segments whole; of large ones the beginning, and what is around the entry point.
+                let (most, first) =
+                    if access == PageAccess::Write { (PREMAP_DATA_PAGES, range.start) } else { (PREMAP_PAGES, range.start) };
+                ranges.push((first..range.end.min(first + most * page), access));
+                if range.contains(&image.entry) {
+                    let first = (image.entry & !PAGE_MASK).saturating_sub(8 * page).max(range.start);
+                    ranges.push((first..range.end.min(first + PREMAP_PAGES * page), access));
+                }
             }
         }
         ranges.retain(|(range, _)| range.start < range.end);
-        let _ = entry;
         match memory.premap(&ranges) {
             Ok(()) | Err(mm::FaultError::Signal { .. }) => Ok(()),
             Err(mm::FaultError::Oom) => Err(Errno::ENOMEM),
@@ -473,6 +484,7 @@ fn map_image(memory: &AddressSpace, file: &Arc<OpenFile>, header: &Header, image
         headers_addr: image.headers_addr.wrapping_add(bias),
         code: 0..0,
         data: 0..0,
+        segments: Vec::new(),
         end: end.wrapping_add(bias),
     };
     let mut brk = 0;
@@ -486,6 +498,7 @@ fn map_image(memory: &AddressSpace, file: &Arc<OpenFile>, header: &Header, image
         } else if segment.rights.contains(Protection::WRITE) && loaded.data.is_empty() {
             loaded.data = pages;
         }
+        loaded.segments.push((pages_begin.wrapping_add(bias)..pages_end.wrapping_add(bias), segment.rights));
         brk = brk.max(begin + segment.memory_len);
     }
     loaded.end = brk;
