@@ -16,7 +16,7 @@ pub struct Config {
     pub nonlocal_bind: bool,
     /// `ip_no_pmtu_disc`
     pub no_path_mtu_discovery: bool,
-    /// `ip_forward_use_pmtu` has no counterpart; `min_pmtu` of IPv4
+    /// `route/min_pmtu` of IPv4
     pub min_path_mtu: u32,
     /// `mtu_expires`, seconds
     pub path_mtu_expires_s: u64,
@@ -107,7 +107,7 @@ pub struct TcpConfig {
     pub rfc1337: bool,
     /// `tcp_abort_on_overflow`
     pub abort_on_overflow: bool,
-    /// `tcp_adv_win_scale` gone; `tcp_moderate_rcvbuf`
+    /// `tcp_moderate_rcvbuf`
     pub moderate_receive_buffer: bool,
     /// `tcp_slow_start_after_idle`
     pub slow_start_after_idle: bool,
@@ -117,8 +117,6 @@ pub struct TcpConfig {
     pub invalid_ratelimit_ms: u64,
     /// `tcp_notsent_lowat`
     pub not_sent_low_water: usize,
-    /// `tcp_limit_output_bytes`: bytes of one connection waiting in its interface's queue
-    pub limit_output_bytes: usize,
 }
 
 impl Default for TcpConfig {
@@ -154,7 +152,6 @@ impl Default for TcpConfig {
             challenge_acks_per_second: 1000,
             invalid_ratelimit_ms: 500,
             not_sent_low_water: usize::MAX,
-            limit_output_bytes: 1 << 20,
         }
     }
 }

@@ -220,6 +220,8 @@ impl Neighbours {
         if let Some(entry) = self.table.get_mut(&key)
             && entry.is_valid()
             && entry.state != State::Permanent
+            // Every acknowledgement confirms; once a second is enough.
+            && (entry.state != State::Reachable || now_ns >= entry.confirmed_ns + SECOND)
         {
             (entry.state, entry.confirmed_ns, entry.probes) = (State::Reachable, now_ns, 0);
             self.timers.set(key, Some(now_ns + reachable_ns));

@@ -370,3 +370,14 @@ impl Stack {
         self.packets.close(&mut self.core, id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_may_move_between_threads() {
+        fn moves<T: Send>(_: &T) {}
+        moves(&Stack::new(Config::default(), [0, 0]));
+    }
+}

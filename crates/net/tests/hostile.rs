@@ -326,3 +326,53 @@ fn a_flood_of_syns_costs_a_bounded_amount() {
     assert!(stack.statistics.tcp.syn_cookies_sent > 20_000);
     assert_eq!(Medium::Ip, made.capabilities().medium);
 }
+
+/// Live connections whose segments are damaged behind the checksum: any state meets any nonsense.
+#[test]
+fn believed_damage_to_live_connections_harms_nothing() {
+    for seed in 1..=scale(300, 200_000) {
+        let mut rng = Rng(seed);
+        let mut world = World::new();
+        let (a, b) = (world.host(), world.host());
+        let faults = Faults { corrupt: 250, believed: true, loss: 20, delay_ns: 2 * MS, jitter_ns: MS, ..Faults::default() };
+        world.join((a, &["10.0.0.2/24"]), (b, &["10.0.0.1/24"]), seed, faults);
+        let to: Endpoint = "10.0.0.1:80".parse::<std::net::SocketAddr>().unwrap().into();
+        let listener = world.stacks[b].tcp_open(Family::V4);
+        world.stacks[b].tcp_bind(listener, to).unwrap();
+        world.stacks[b].tcp_listen(listener, 3).unwrap();
+        let mut sockets: Vec<(usize, net::SocketId)> = Vec::new();
+        for _ in 0..3 {
+            let client = world.stacks[a].tcp_open(Family::V4);
+            let _ = world.stacks[a].tcp_connect(client, to);
+            sockets.push((a, client));
+        }
+        let mut buffer = vec![0; 5000];
+        for _ in 0..60 {
+            world.run(rng.below(30 * MS));
+            if let Ok(child) = world.stacks[b].tcp_accept(listener) {
+                sockets.push((b, child));
+            }
+            for &(host, id) in &sockets {
+                let stack = &mut world.stacks[host];
+                match rng.below(8) {
+                    0..=3 => drop(stack.tcp_send(id, &buffer, net::tcp::SendCall { urgent: rng.below(4) == 0, more: rng.below(4) == 0 })),
+                    4..=6 => drop(stack.tcp_receive(
+                        id,
+                        &mut buffer,
+                        net::tcp::ReceiveCall { urgent: rng.below(9) == 0, peek: rng.below(9) == 0 },
+                    )),
+                    _ if rng.below(20) == 0 => drop(stack.tcp_shutdown(id, false, true)),
+                    _ => {}
+                }
+            }
+        }
+        for (host, id) in sockets {
+            world.stacks[host].tcp_close(id);
+        }
+        world.stacks[b].tcp_close(listener);
+        world.run(4000 * SEC);
+        for stack in &world.stacks {
+            assert_eq!((stack.tcp_sockets().count(), stack.memory_bytes), (0, 0), "seed {seed}");
+        }
+    }
+}

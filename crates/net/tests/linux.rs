@@ -44,6 +44,17 @@ const OPEN_TAP: &str = r#"
 struct Tap {
     file: File,
     offload: bool,
+    /// Frames of a thousand that are lost in each direction, and held back until the next.
+    loss: u64,
+    state: u64,
+    held: Option<Packet>,
+}
+
+impl Tap {
+    fn chance(&mut self) -> bool {
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.state >> 33) % 1000 < self.loss
+    }
 }
 
 impl Link for Tap {
@@ -55,6 +66,9 @@ impl Link for Tap {
         MacAddress([2, 0, 0, 0, 7, 2])
     }
     fn transmit(&mut self, packet: Packet) -> Result<(), TransmitError> {
+        if self.chance() {
+            return Ok(());
+        }
         let mut bytes = Vec::with_capacity(packet.len() + 10);
         if self.offload {
             let (mut flags, mut start, mut offset) = (0u8, 0u16, 0u16);
@@ -77,6 +91,23 @@ impl Link for Tap {
         }
     }
     fn receive(&mut self) -> Option<Packet> {
+        let packet = self.receive_one();
+        if packet.is_some() && self.chance() {
+            return self.receive_one();
+        }
+        if packet.is_some() && self.held.is_none() && self.chance() {
+            self.held = packet;
+            return self.receive_one();
+        }
+        packet.or_else(|| self.held.take())
+    }
+    fn driver(&self) -> &'static str {
+        "tap"
+    }
+}
+
+impl Tap {
+    fn receive_one(&mut self) -> Option<Packet> {
         let mut buffer = vec![0; 70_000];
         let len = self.file.read(&mut buffer).ok()?;
         buffer.truncate(len);
@@ -97,9 +128,6 @@ impl Link for Tap {
         }
         Some(packet)
     }
-    fn driver(&self) -> &'static str {
-        "tap"
-    }
 }
 
 fn packet_header(packet: &Packet) -> Option<[u8; 10]> {
@@ -114,12 +142,13 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(offload: bool) -> Machine {
+    fn new(mode: &str) -> Machine {
+        let (offload, loss) = (mode == "offload", if mode == "lossy" { 20 } else { 0 });
         let file = File::from(std::io::stdin().as_fd().try_clone_to_owned().unwrap());
         let mut stack = Stack::new(Config::default(), [1, 2]);
         stack.set_now(1_000_000_000);
         let prefixes = ["10.7.0.2/24".parse().unwrap(), "fd07::2/64".parse().unwrap()];
-        stack.attach("eth0", Box::new(Tap { file, offload }), &prefixes).unwrap();
+        stack.attach("eth0", Box::new(Tap { file, offload, loss, state: 1, held: None }), &prefixes).unwrap();
         Machine { stack, start: Instant::now() }
     }
 
@@ -294,8 +323,16 @@ fn pings(machine: &mut Machine, ours: &str) {
     }
 }
 
-fn inside(offload: bool) {
-    let mut machine = Machine::new(offload);
+fn inside(mode: &str) {
+    let mut machine = Machine::new(mode);
+    if mode == "lossy" {
+        for (linux, ours) in [("10.7.0.1", "10.7.0.2"), ("fd07::1", "fd07::2")] {
+            we_connect_to_linux(&mut machine, linux, 2_000_000);
+            linux_connects_to_us(&mut machine, ours, 2_000_000);
+        }
+        println!("{:?}", machine.stack.statistics.tcp);
+        return;
+    }
     for (linux, ours) in [("10.7.0.1", "10.7.0.2"), ("fd07::1", "fd07::2")] {
         datagrams_both_ways(&mut machine, linux, ours);
         refusals(&mut machine, linux, ours);
@@ -332,7 +369,7 @@ fn run_inside(test: &str, mode: &str) -> bool {
 
 fn against_linux(test: &str, mode: &str) {
     match std::env::var(INSIDE) {
-        Ok(inner) if inner == mode => inside(mode == "offload"),
+        Ok(inner) if inner == mode => inside(mode),
         Ok(_) => {}
         Err(_) => {
             if !run_inside(test, mode) {
@@ -350,4 +387,9 @@ fn linux_and_we_understand_each_other_over_a_plain_tap() {
 #[test]
 fn linux_and_we_understand_each_other_over_a_tap_with_offloads() {
     against_linux("linux_and_we_understand_each_other_over_a_tap_with_offloads", "offload");
+}
+
+#[test]
+fn linux_and_we_understand_each_other_over_a_tap_that_loses_and_reorders() {
+    against_linux("linux_and_we_understand_each_other_over_a_tap_that_loses_and_reorders", "lossy");
 }

@@ -199,6 +199,7 @@ fn faulty_run(seed: u64) {
         jitter_ns: rng.below(3) * MS,
         rate: [0, 10_000_000, 100_000_000][rng.below(3) as usize],
         buffer: 30_000 + rng.below(200_000),
+        believed: false,
     };
     let (a, b) = if seed.is_multiple_of(2) { ("10.0.0.1", "10.0.0.2") } else { ("2001:db8::1", "2001:db8::2") };
     let mut world = World::new();
@@ -265,6 +266,7 @@ fn one_percent_of_loss_does_not_stop_a_fast_transfer() {
     let stats = &world.stacks[0].statistics.tcp;
     assert!(took < 15 * SEC, "{} ms, {stats:?}", took / MS);
     assert!(stats.timeouts < 10, "{stats:?}");
+    assert_eq!(stats.dsack_received, 0, "nothing was sent twice for nothing: {stats:?}");
 }
 
 #[test]
@@ -441,5 +443,17 @@ fn a_narrow_path_is_found_and_the_stream_goes_on() {
         let took = exchange(&mut world, client, server, (300_000, 0), 5);
         assert!(took < 3 * SEC, "{} ms", took / MS);
         assert_eq!(world.stacks[0].tcp(client).unwrap().info().path_mtu, 1300);
+    }
+}
+
+#[test]
+fn what_is_resent_was_lost_even_where_a_round_trip_is_microseconds_and_segments_overtake_each_other() {
+    for (delay_ns, jitter_ns, loss) in [(50_000, 0, 20), (50_000, 20_000, 20), (5 * MS, 0, 20), (50_000, 20_000, 0)] {
+        let faults = Faults { loss, delay_ns, jitter_ns, ..Faults::default() };
+        let (mut world, client, server) = connected(5, faults, "10.0.0.1", "10.0.0.2");
+        exchange(&mut world, client, server, (2_000_000, 0), 9);
+        let stats = &world.stacks[0].statistics.tcp;
+        assert!(stats.dsack_received <= 2, "{delay_ns} {jitter_ns} {loss}: {stats:?}");
+        assert!(stats.timeouts <= 1, "{delay_ns} {jitter_ns} {loss}: {stats:?}");
     }
 }

@@ -58,7 +58,8 @@ impl Capabilities {
 /// Why a frame was not taken.
 #[derive(Debug)]
 pub enum TransmitError {
-    /// No room now; here it is back. The stack queues it and tries again at the next poll.
+    /// No room now; here it is back. The stack queues it and tries again at the next poll, which whoever owns the link must bring about when
+    /// there is room.
     Full(Packet),
     /// It never will be sent: counted as an error and dropped.
     Failed(Errno),

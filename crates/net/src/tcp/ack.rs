@@ -97,7 +97,7 @@ impl TcpSocket {
                         self.rack.reordering = true;
                     }
                 }
-                self.rack_delivered(now_ns, head.sent_ns, head.end, head.transmissions > 1, echo);
+                self.rack_delivered(now_ns, &head, echo);
             }
         }
         harvest.acked = u64::from(ack.since(self.snd_una));
@@ -178,7 +178,7 @@ impl TcpSocket {
             }
             self.rack.farthest =
                 if self.rack.farthest.before(self.snd_una) { segment_now.end } else { self.rack.farthest.max(segment_now.end) };
-            self.rack_delivered(now_ns, segment_now.sent_ns, segment_now.end, segment_now.transmissions > 1, echo);
+            self.rack_delivered(now_ns, &segment_now, echo);
         }
     }
 
@@ -203,7 +203,8 @@ impl TcpSocket {
             // A retransmitted segment is measured by its echo (RFC 7323 4.1).
             let echo = echo.filter(|_| advances)?;
             let elapsed_ms = self.timestamp(now_ns).wrapping_sub(echo);
-            (elapsed_ms < 1 << 24).then(|| u64::from(elapsed_ms) * crate::core::MILLISECOND)
+            // Less than the stamp's unit measures nothing.
+            (1..1 << 24).contains(&elapsed_ms).then(|| u64::from(elapsed_ms) * crate::core::MILLISECOND)
         });
         if let Some(rtt_ns) = sample {
             self.rtt.sample(rtt_ns, now_ns);

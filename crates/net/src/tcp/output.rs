@@ -79,13 +79,18 @@ impl TcpSocket {
         if self.recovery.phase == Phase::Recovery {
             self.congestion.on_recovery_send(u64::from(segment.len()));
         }
-        let now_ns = core.now_ns;
+        let (now_ns, order) = (core.now_ns, self.next_order());
         if let Some(segment) = self.send.segments.get_mut(index) {
-            segment.sent_ns = now_ns;
+            (segment.sent_ns, segment.order) = (now_ns, order);
             segment.transmissions += 1;
             segment.resent = segment.lost;
         }
         true
+    }
+
+    fn next_order(&mut self) -> u64 {
+        self.rack.last_order += 1;
+        self.rack.last_order
     }
 
     fn transmit_segment(&mut self, core: &mut Core, segment: &Segment) {
@@ -182,6 +187,7 @@ impl TcpSocket {
             syn: false,
             fin,
             sent_ns: now_ns,
+            order: self.next_order(),
             first_sent_ns: now_ns,
             transmissions: 1,
             sacked: false,
@@ -408,6 +414,7 @@ impl TcpSocket {
             syn: true,
             fin: false,
             sent_ns: now_ns,
+            order: self.next_order(),
             first_sent_ns: now_ns,
             transmissions: 1,
             sacked: false,

@@ -1,6 +1,7 @@
 //! Finding losses: RACK by time (RFC 8985), three duplicate acknowledgements where the peer has no SACK (RFC 6582), and taking back what was a
 //! mistake (RFC 3522 by timestamps, RFC 3708 by duplicate SACK).
 
+use super::send::Segment;
 use super::seq::Seq;
 use super::socket::TcpSocket;
 use crate::core::{Core, MILLISECOND};
@@ -38,10 +39,12 @@ pub(super) struct Recovery {
 /// RACK's state (RFC 8985 5.2).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Rack {
-    /// When the segment was sent that was delivered and sent last.
-    pub sent_ns: u64,
+    /// Of the segments that were delivered, the one sent last.
+    pub order: u64,
     pub end: Seq,
     pub rtt_ns: u64,
+    /// The last transmission's number.
+    pub last_order: u64,
     /// Quarters of the least round trip in the reordering window.
     pub multiplier: u64,
     /// Recoveries until the window shrinks again.
@@ -54,13 +57,15 @@ pub(super) struct Rack {
     pub due_ns: Option<u64>,
 }
 
+/// By order of transmission; pieces of one packet by their numbers.
 fn sent_after(a: (u64, Seq), b: (u64, Seq)) -> bool {
     a.0 > b.0 || (a.0 == b.0 && a.1.after(b.1))
 }
 
 impl TcpSocket {
-    /// A segment was delivered: it was sent at `sent_ns`.
-    pub(super) fn rack_delivered(&mut self, now_ns: u64, sent_ns: u64, end: Seq, resent: bool, echo: Option<u32>) {
+    /// A segment was delivered.
+    pub(super) fn rack_delivered(&mut self, now_ns: u64, segment: &Segment, echo: Option<u32>) {
+        let (sent_ns, resent) = (segment.sent_ns, segment.transmissions > 1);
         let rtt_ns = now_ns.saturating_sub(sent_ns);
         if resent {
             // An acknowledgement that comes too soon is for the original.
@@ -71,8 +76,8 @@ impl TcpSocket {
             }
         }
         self.rack.rtt_ns = rtt_ns;
-        if sent_after((sent_ns, end), (self.rack.sent_ns, self.rack.end)) {
-            (self.rack.sent_ns, self.rack.end) = (sent_ns, end);
+        if sent_after((segment.order, segment.end), (self.rack.order, self.rack.end)) {
+            (self.rack.order, self.rack.end) = (segment.order, segment.end);
         }
     }
 
@@ -91,15 +96,15 @@ impl TcpSocket {
     /// Marks as lost what was sent long enough before something that was delivered; answers whether anything was.
     pub(super) fn rack_detect(&mut self, core: &mut Core) -> bool {
         self.rack.due_ns = None;
-        if !core.config.tcp.rack || !self.sack || self.rack.sent_ns == 0 {
+        if !core.config.tcp.rack || !self.sack || self.rack.order == 0 {
             return false;
         }
         let window_ns = self.reordering_window_ns();
-        let (newest, rtt_ns, now_ns) = ((self.rack.sent_ns, self.rack.end), self.rack.rtt_ns, core.now_ns);
+        let (newest, rtt_ns, now_ns) = ((self.rack.order, self.rack.end), self.rack.rtt_ns, core.now_ns);
         let mut found = false;
         let mut wait_ns = 0;
         for segment in self.send.segments.iter_mut().filter(|segment| !segment.sacked && (!segment.lost || segment.resent)) {
-            if !sent_after(newest, (segment.sent_ns, segment.end)) {
+            if !sent_after(newest, (segment.order, segment.end)) {
                 continue;
             }
             let deadline_ns = segment.sent_ns + rtt_ns + window_ns;

@@ -21,6 +21,8 @@ pub struct Segment {
     pub fin: bool,
     /// When it was sent last.
     pub sent_ns: u64,
+    /// Which transmission of the connection that was: the clock stands still while many are made, so time alone does not order them.
+    pub order: u64,
     /// When it was sent first.
     pub first_sent_ns: u64,
     /// How often it was sent.
@@ -165,6 +167,7 @@ mod tests {
             syn: false,
             fin: true,
             sent_ns: 0,
+            order: 0,
             first_sent_ns: 0,
             transmissions: 1,
             sacked: false,

@@ -435,7 +435,8 @@ impl TcpSocket {
         if self.error.is_some() {
             ready |= Ready::ERR;
         }
-        let read_over = self.receive_shut || self.fin_received;
+        // A socket that never was connected has hung up, but there is no end to read.
+        let read_over = self.receive_shut || self.fin_received || (self.state == State::Closed && self.quad.is_some());
         if self.state == State::Closed || (read_over && self.is_send_shut()) {
             ready |= Ready::HUP;
         }
@@ -453,9 +454,6 @@ impl TcpSocket {
         }
         if matches!(self.receive.urgent, super::receive::Urgent::Here(..)) {
             ready |= Ready::PRI;
-        }
-        if self.state == State::Closed {
-            ready |= Ready::IN;
         }
         ready
     }

@@ -69,7 +69,7 @@ impl TcpSocket {
         }
         let idle_s = if self.timers.keepalives == 0 { self.options.keepalive_time_s } else { self.options.keepalive_interval_s };
         let since_ns = self.timers.keepalive.unwrap_or(0).max(self.timers.heard_ns);
-        Some(since_ns + u64::from(idle_s) * SECOND)
+        Some(since_ns + u64::from(idle_s.max(1)) * SECOND)
     }
 
     /// Something is due.
@@ -102,6 +102,8 @@ impl TcpSocket {
         }
         if due(self.timers.cork) {
             self.flush(core);
+            // What a window held back is that window's business now.
+            self.timers.cork = self.timers.cork.filter(|at_ns| *at_ns > now_ns);
         }
         if let Some((at_ns, kind)) = self.timers.retransmit
             && at_ns <= now_ns
