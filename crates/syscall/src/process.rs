@@ -147,6 +147,8 @@ pub fn waitid(current: &mut Current, kind: u32, id: i32, info: UserAddr, options
         1 if id > 0 => WaitFor::Process(id),
         2 if id == 0 => WaitFor::Group(current.process().group()),
         2 if id > 0 => WaitFor::Group(id),
+        // P_PIDFD
+        3 if id >= 0 => WaitFor::Process(current.pidfd(id)?.pid()),
         _ => return Err(Errno::EINVAL.into()),
     };
     let waited = current.wait(which, options)?;
@@ -260,20 +262,32 @@ pub fn personality(current: &mut Current, persona: u32) -> SysResult<u32> {
 /// unshare(2), of what can be shared without namespaces.
 pub fn unshare(current: &mut Current, flags: u64) -> SysResult<()> {
     let flags = CloneFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    if flags.intersects(CloneFlags::NAMESPACES) {
+    if flags.intersects(CloneFlags::NAMESPACES.difference(CloneFlags::NEWNS)) {
         current.credentials().require(Capability::SYS_ADMIN)?;
         return Err(Errno::EINVAL.into());
     }
-    let known = CloneFlags::FS | CloneFlags::FILES | CloneFlags::THREAD | CloneFlags::SIGHAND | CloneFlags::VM | CloneFlags::SYSVSEM;
+    let known = CloneFlags::NEWNS
+        | CloneFlags::FS
+        | CloneFlags::FILES
+        | CloneFlags::THREAD
+        | CloneFlags::SIGHAND
+        | CloneFlags::VM
+        | CloneFlags::SYSVSEM;
     if !known.contains(flags) {
         return Err(Errno::EINVAL.into());
     }
     if flags.intersects(CloneFlags::THREAD | CloneFlags::SIGHAND | CloneFlags::VM) && current.process().signals().threads() > 1 {
         return Err(Errno::EINVAL.into());
     }
-    if flags.contains(CloneFlags::FS) {
+    let namespace = if flags.contains(CloneFlags::NEWNS) { Some(current.caller().copy_namespace()?) } else { None };
+    // Whoever has mounts of its own has a root and a working directory of its own.
+    if flags.intersects(CloneFlags::FS | CloneFlags::NEWNS) {
         let fs = current.fs().fork();
         current.set_fs(fs);
+    }
+    if let Some((namespace, map)) = namespace {
+        current.fs().translate(|path| map.translate(path));
+        current.set_namespace(namespace);
     }
     if flags.contains(CloneFlags::FILES) {
         let files = current.files().fork()?;
@@ -282,7 +296,7 @@ pub fn unshare(current: &mut Current, flags: u64) -> SysResult<()> {
     Ok(())
 }
 
-/// close_range(2) is in `file`; pidfd_open(2) and its kin are not there yet. kcmp(2): whether two processes share something.
+/// kcmp(2): whether two processes share something.
 pub fn kcmp(current: &mut Current, first: i32, second: i32, kind: u32, a: u64, b: u64) -> SysResult<i32> {
     let (one, two) = (current.system().task(first)?, current.system().task(second)?);
     let (r1, r2) = (one.resources(), two.resources());

@@ -2,8 +2,8 @@
 
 use crate::args::{Answer, Argument, Fd, UserAddr, UserRef};
 use crate::{
-    credentials, descriptor, events, exec, file, futex, lock, memory, mount, path, poll, process, resource, sched, signal, system, time,
-    timer, unimplemented, xattr,
+    credentials, descriptor, events, exec, file, futex, lock, memory, mount, path, pidfd, poll, process, resource, sched, signal, signalfd,
+    system, time, timer, unimplemented, xattr,
 };
 use abi::{AltStack, Errno, Itimerspec, Itimerval, Rlimit, Rusage, SigAction, Timespec, Timeval};
 use task::{Current, Outcome};
@@ -249,11 +249,13 @@ table! {
     277 => file::sync_file_range(fd: i32, offset: i64, len: i64, flags: u32);
     280 => path::utimensat(dir: i32, path: UserAddr, times: UserRef<[i64; 4]>, flags: u32);
     281 => events::epoll_pwait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32, mask: UserRef<u64>);
+    282 => signalfd::signalfd(fd: i32, mask: UserRef<u64>, size: usize);
     283 => events::timerfd_create(clock: i32, flags: u32);
     284 => events::eventfd1(initial: u32);
     285 => file::fallocate(fd: i32, mode: u32, offset: i64, len: i64);
     286 => events::timerfd_settime(fd: i32, flags: u32, new: UserRef<abi::Itimerspec>, old: UserRef<abi::Itimerspec>);
     287 => events::timerfd_gettime(fd: i32, out: UserRef<abi::Itimerspec>);
+    289 => signalfd::signalfd4(fd: i32, mask: UserRef<u64>, size: usize, flags: u32);
     290 => events::eventfd2(initial: u32, flags: u32);
     291 => events::epoll_create1(flags: u32);
     292 => descriptor::dup3(from: i32, to: i32, flags: u32);
@@ -267,6 +269,8 @@ table! {
     306 => file::syncfs(fd: i32);
     308 => process::setns(fd: Fd, kind: i32);
     309 => sched::getcpu(cpu: Option<UserRef<u32>>, node: Option<UserRef<u32>>);
+    310 => pidfd::process_vm_readv(pid: i32, local: UserAddr, local_count: usize, remote: UserAddr, remote_count: usize, flags: u64);
+    311 => pidfd::process_vm_writev(pid: i32, local: UserAddr, local_count: usize, remote: UserAddr, remote_count: usize, flags: u64);
     312 => process::kcmp(first: i32, second: i32, kind: u32, a: u64, b: u64);
     316 => path::renameat2(from_dir: i32, from: UserAddr, to_dir: i32, to: UserAddr, flags: u32);
     318 => system::getrandom(to: UserAddr, len: usize, flags: u32);
@@ -278,9 +282,12 @@ table! {
     327 => file::preadv2(fd: i32, iov: UserAddr, count: usize, offset: i64, high: u64, flags: u32);
     328 => file::pwritev2(fd: i32, iov: UserAddr, count: usize, offset: i64, high: u64, flags: u32);
     332 => path::statx(dir: i32, path: UserAddr, flags: u32, mask: u32, out: UserAddr);
+    424 => pidfd::pidfd_send_signal(fd: i32, signal: i32, info: Option<UserRef<[u8; 128]>>, flags: u32);
+    434 => pidfd::pidfd_open(pid: i32, flags: u32);
     435 => process::clone3(args: UserAddr, size: usize);
     436 => descriptor::close_range(first: u32, last: u32, flags: u32);
     437 => path::openat2(dir: i32, path: UserAddr, how: UserRef<[u64; 3]>, size: usize);
+    438 => pidfd::pidfd_getfd(fd: i32, target: i32, flags: u32);
     439 => path::faccessat2(dir: i32, path: UserAddr, mode: u32, flags: u32);
     441 => events::epoll_pwait2(epfd: i32, events: UserAddr, max: i32, timeout: UserRef<Timespec>, mask: UserRef<u64>);
     449 => futex::futex_waitv(words: UserRef<futex::FutexWaitv>, count: u32, flags: u32, timeout: Option<UserRef<Timespec>>, clock: i32);

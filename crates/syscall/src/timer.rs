@@ -46,7 +46,7 @@ pub fn alarm(current: &mut Current, seconds: u32) -> SysResult<u64> {
     if left == 0 {
         return Ok(0);
     }
-    Ok(((left + NS_PER_SEC / 2) / NS_PER_SEC).max(1))
+    Ok((left / NS_PER_SEC + u64::from(left % NS_PER_SEC >= NS_PER_SEC / 2)).max(1))
 }
 
 /// `struct sigevent`.

@@ -57,6 +57,7 @@ impl CloneRequest {
             || has(F::NEWIPC | F::SYSVSEM)
             || (has(F::THREAD) && self.flags.intersects(F::NEWUSER | F::NEWPID))
             || has(F::PIDFD | F::DETACHED)
+            || has(F::PIDFD | F::THREAD)
             || (has(F::SETTLS) && self.tls >= TASK_SIZE)
             || self.stack >= TASK_SIZE;
         if wrong { Err(Errno::EINVAL) } else { Ok(()) }
@@ -76,8 +77,8 @@ impl Current {
         use CloneFlags as F;
         request.check()?;
         let flags = request.flags;
-        if flags.intersects(F::NAMESPACES | F::INTO_CGROUP) {
-            // As Linux without CONFIG_NAMESPACES; who may not ask gets the other answer.
+        if flags.intersects(F::NAMESPACES.difference(F::NEWNS) | F::INTO_CGROUP) {
+            // As Linux without these namespaces; who may not ask gets the other answer.
             self.credentials().require(Capability::SYS_ADMIN)?;
             return Err(Errno::EINVAL.into());
         }
@@ -100,12 +101,23 @@ impl Current {
         if flags.contains(F::CHILD_CLEARTID) {
             task.clear_child_tid.store(request.child_tid, Ordering::Relaxed);
         }
+        let pidfd = match self.give_pidfd(request, &task) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                self.system().withdraw(&task);
+                return Err(error);
+            }
+        };
         let vfork = flags.contains(F::VFORK).then(|| Arc::new(VforkDone::default()));
         task.vfork.lock().clone_from(&vfork);
         self.system().forks.fetch_add(1, Ordering::Relaxed);
         let child = Current::new(task.clone(), thread, shared);
         if let Err(errno) = self.system().hooks.start(child) {
             self.system().withdraw(&task);
+            if let Some(fd) = pidfd {
+                let file = self.files().remove(fd);
+                drop(file);
+            }
             return Err(errno.into());
         }
         drop(task);
@@ -139,6 +151,12 @@ impl Current {
         }
         if !flags.contains(CloneFlags::FS) {
             shared.fs = self.fs().fork();
+        }
+        if flags.contains(CloneFlags::NEWNS) {
+            // CAP_SYS_ADMIN is asked for there.
+            let (namespace, map) = self.caller().copy_namespace()?;
+            shared.fs.translate(|path| map.translate(path));
+            shared.namespace = namespace;
         }
         Ok(shared)
     }
@@ -237,6 +255,20 @@ impl Current {
             let _ = shared.memory.write_all(request.child_tid, &number);
         }
         Ok(())
+    }
+
+    /// `CLONE_PIDFD`: the descriptor is there before the child runs.
+    fn give_pidfd(&self, request: &CloneRequest, task: &Arc<Task>) -> SysResult<Option<vfs::Fd>> {
+        if !request.flags.contains(CloneFlags::PIDFD) {
+            return Ok(None);
+        }
+        let fd = self.open_pidfd(task.process().clone(), vfs::OpenFlags::empty())?;
+        if let Err(errno) = self.memory().write_all(request.pidfd, &fd.to_ne_bytes()) {
+            let file = self.files().remove(fd);
+            drop(file);
+            return Err(errno.into());
+        }
+        Ok(Some(fd))
     }
 
     /// Sleeps until the child has another address space or is dead; only death ends that early.

@@ -16,6 +16,7 @@ pub mod exec;
 mod exit;
 pub mod futex;
 pub mod mapped;
+mod pidfd;
 pub mod process;
 pub mod run;
 pub mod signal;
@@ -27,6 +28,7 @@ mod wait;
 
 pub use clone::CloneRequest;
 pub use current::{Current, Shared};
+pub use pidfd::PidFd;
 pub use process::Process;
 pub use run::{Next, Outcome, current_task};
 pub use system::{Hooks, Limits, System};

@@ -488,3 +488,47 @@ fn a_set_user_id_program_runs_as_its_owner_and_is_told_to_be_careful() {
     });
     assert_eq!(world.wait(ANY, EXITED).1, WaitStatus::Exited(1));
 }
+
+#[test]
+fn a_pidfd_is_there_before_the_child_and_ready_when_it_is_dead() {
+    let mut world = World::new();
+    let rw = Protection::READ | Protection::WRITE;
+    let addr = world.init.memory().map(Mapping::anonymous(0, 4096, rw, MapFlags::empty())).unwrap();
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    let theirs = gate.clone();
+    world.will_run(move |_| drop(theirs.lock()));
+    let request = CloneRequest { flags: CloneFlags::PIDFD, pidfd: addr, ..CloneRequest::fork() };
+    let pid = world.init.clone_task(&request).unwrap();
+    let fd = word(&world.init, addr) as i32;
+    let file = world.init.files().get(fd).unwrap();
+    assert_eq!(world.init.pidfd(fd).unwrap().pid(), pid);
+    assert_eq!(file.poll(None), sync::Events::empty());
+    assert_eq!(file.ops().fdinfo(&file), format!("Pid:\t{pid}\nNSpid:\t{pid}\n"));
+    drop(held);
+    until(|| file.poll(None).contains(sync::Events::IN));
+    world.wait(ANY, EXITED);
+    // The number may mean another process from now on; the descriptor does not.
+    assert_eq!(file.ops().fdinfo(&file), "Pid:\t-1\nNSpid:\t-1\n");
+}
+
+#[test]
+fn a_child_with_mounts_of_its_own_does_not_show_them_to_others() {
+    let mut world = World::new();
+    world.init.caller().mkdir(PathAt::cwd(b"/mnt"), 0o755).unwrap();
+    world.file(b"/mnt/below", 0o644, b"x");
+    world.will_run(|current| {
+        let ram = current.system().ram;
+        let vfs = current.system().vfs;
+        let tmpfs = fs::tmpfs::Tmpfs::new(ram, "tmpfs", fs::tmpfs::Options::default()).unwrap();
+        let mount = vfs.new_mount(tmpfs, b"none", vfs::MountFlags::empty()).unwrap();
+        let target = current.caller().lookup(PathAt::cwd(b"/mnt"), LookupFlags::FOLLOW).unwrap();
+        current.caller().attach_new(&mount, &target).unwrap();
+        assert!(current.caller().lookup(PathAt::cwd(b"/mnt/below"), LookupFlags::FOLLOW).is_err());
+        current.begin_exit(1);
+    });
+    let request = CloneRequest { flags: CloneFlags::NEWNS, ..CloneRequest::fork() };
+    world.init.clone_task(&request).unwrap();
+    assert_eq!(world.wait(ANY, EXITED).1, WaitStatus::Exited(1));
+    assert!(world.init.caller().lookup(PathAt::cwd(b"/mnt/below"), LookupFlags::FOLLOW).is_ok());
+}
