@@ -383,14 +383,19 @@ impl Filesystem {
     /// [`Error::FileTooBig`], [`Error::IsDirectory`].
     pub fn truncate(&self, ino: u32, size: u64, now: Timestamp) -> Result<()> {
         self.set_clock(now);
-        let bits = self.look(|core| {
+        let (bits, old_size) = self.look(|core| {
             let inode = core.regular(ino)?;
-            if size > core.size_limit(&inode) { Err(Error::FileTooBig) } else { Ok(core.geometry.block_bits) }
+            if size > core.size_limit(&inode) { Err(Error::FileTooBig) } else { Ok((core.geometry.block_bits, inode.size())) }
         })?;
         let first_gone = size.div_ceil(1 << bits);
+        // Before the transaction, so that the zeroes are on the disk when the new size is; behind a growing file's old end too, where
+        // another writer may have left something.
+        let zero_from = size.min(old_size);
+        self.zero_bytes(ino, zero_from, zero_from.next_multiple_of(1 << bits) - zero_from)?;
         let done = self.update(UNMAP_CREDITS, |core| {
             let mut inode = core.regular(ino)?;
-            let shrinks = size < inode.size() || core.next_mapped(&inode, first_gone, u64::MAX)?.is_some();
+            // Blocks that were preallocated behind the end stay when the file grows, as in Linux.
+            let shrinks = size <= inode.size();
             inode.set_size(size);
             inode.set_modified(now);
             inode.set_changed(now);
@@ -402,7 +407,6 @@ impl Filesystem {
             core.write_inode(&mut inode)?;
             Ok(done)
         })?;
-        self.zero_bytes(ino, size, (first_gone << bits) - size)?;
         if done { Ok(()) } else { self.finish_truncation(ino) }
     }
 
