@@ -302,3 +302,102 @@ fn a_router_tells_of_a_better_first_hop() {
     let (decision, _) = world.stacks[host].route(&net::route::Query::to("10.77.0.1".parse().unwrap())).unwrap();
     assert_eq!(decision.next.to_string(), "10.0.0.254");
 }
+
+#[test]
+fn a_query_is_answered_in_the_queriers_version() {
+    let mut world = World::new();
+    let (a, b) = (world.host(), world.host());
+    let (id, _) = world.join((a, &["10.0.0.1/24"]), (b, &["10.0.0.2/24"]), 1, Faults::default());
+    let group: std::net::IpAddr = "239.1.2.3".parse().unwrap();
+    let socket = world.stacks[a].udp_open(Family::V4);
+    world.stacks[a].datagram_join(socket, Membership { group, interface: id, mode: FilterMode::Exclude, sources: vec![] }).unwrap();
+    world.run(5 * SEC);
+    // The querier listens to reports as a member of the group would.
+    let raw = world.stacks[b].datagram_open(Kind::Raw(2), Family::V4);
+    world.stacks[b].datagram_join(raw, Membership { group, interface: id, mode: FilterMode::Exclude, sources: vec![] }).unwrap();
+    let querier = world.stacks[b].datagram_mut(raw).unwrap();
+    querier.multicast_interface = id;
+    // Or it would answer itself, and the other, having heard that, need not.
+    querier.send.multicast_loop = false;
+    world.run(5 * SEC);
+    while world.stacks[b].datagram_receive(raw, false).is_ok() {}
+    let mut query = vec![0x11, 10, 0, 0, 0, 0, 0, 0];
+    let check = net::wire::checksum::checksum(&query);
+    query[2..4].copy_from_slice(&check.to_be_bytes());
+    world.stacks[b].datagram_send(raw, &query, Some(at("224.0.0.1", 0)), SendCall::default()).unwrap();
+    world.run(2 * SEC);
+    let mut kinds = Vec::new();
+    while let Ok(Some(datagram)) = world.stacks[b].datagram_receive(raw, false) {
+        if datagram.from.address.to_string() == "10.0.0.1" {
+            kinds.push(datagram.payload.bytes()[24]);
+        }
+    }
+    assert_eq!(kinds, [0x16], "one report of version 2");
+    world.stacks[a].datagram_close(socket);
+    assert!(!world.stacks[a].interfaces.get(id).unwrap().groups.contains_key(&group));
+}
+
+#[test]
+fn a_router_answers_arp_for_what_is_behind_it_when_told_to() {
+    let mut world = World::new();
+    let (a, r, b) = (world.host(), world.host(), world.host());
+    // The far host believes that everything is on its link.
+    let (_, near) = world.join((a, &["10.0.0.1/8"]), (r, &["10.1.0.254/24"]), 1, Faults::default());
+    world.join((r, &["10.2.0.254/24"]), (b, &["10.2.0.1/8"]), 2, Faults::default());
+    world.stacks[r].set_forwarding(Family::V4, true);
+    let host_route = Route::new("10.0.0.1/32".parse().unwrap(), None, near);
+    world.stacks[r].routes.add(TABLE_MAIN, host_route).unwrap();
+    let s = world.stacks[a].udp_open(Family::V4);
+    let t = world.stacks[b].udp_open(Family::V4);
+    world.stacks[b].datagram_bind(t, at("10.2.0.1", 7)).unwrap();
+    for (proxied, arrives) in [(false, false), (true, true)] {
+        let interface = world.stacks[r].interfaces.get_mut(near).unwrap();
+        interface.settings.proxy_arp = proxied;
+        world.stacks[a].datagram_send(s, b"proxied", Some(at("10.2.0.1", 7)), SendCall::default()).unwrap();
+        world.run(100 * SEC);
+        assert_eq!(world.stacks[b].datagram_receive(t, false).is_ok(), arrives);
+    }
+}
+
+#[test]
+fn a_source_that_can_not_be_answered_where_it_came_from_is_dropped_by_the_reverse_path_filter() {
+    for (mode, arrives) in [(0, true), (1, false), (2, true)] {
+        let mut world = World::new();
+        let (a, b) = (world.host(), world.host());
+        let (_, first) = world.join((a, &["10.1.0.1/24"]), (b, &["10.1.0.2/24"]), 1, Faults::default());
+        let (second, _) = world.join((a, &["10.2.0.1/24"]), (b, &["10.2.0.2/24"]), 2, Faults::default());
+        world.stacks[b].interfaces.get_mut(first).unwrap().settings.rp_filter = mode;
+        // Sent through the first cable with the second's address.
+        let s = world.stacks[a].udp_open(Family::V4);
+        world.stacks[a].datagram_bind(s, at("10.2.0.1", 0)).unwrap();
+        assert_ne!(first, second);
+        let t = world.stacks[b].udp_open(Family::V4);
+        world.stacks[b].datagram_bind(t, at("10.1.0.2", 7)).unwrap();
+        world.stacks[a].datagram_send(s, b"odd", Some(at("10.1.0.2", 7)), SendCall::default()).unwrap();
+        world.run(SEC);
+        assert_eq!(world.stacks[b].datagram_receive(t, false).is_ok(), arrives, "rp_filter {mode}");
+    }
+}
+
+#[test]
+fn tcp_over_veth_survives_an_interface_that_goes_down_for_a_while() {
+    let mut world = World::new();
+    let (a, b) = (world.host(), world.host());
+    let (left, right) = veth_pair(mac(1), mac(2));
+    let id = world.stacks[a].attach("veth0", Box::new(left), &["10.9.0.1/24".parse().unwrap()]).unwrap();
+    world.stacks[b].attach("veth0", Box::new(right), &["10.9.0.2/24".parse().unwrap()]).unwrap();
+    let listener = world.stacks[b].tcp_open(Family::V4);
+    world.stacks[b].tcp_bind(listener, at("10.9.0.2", 80)).unwrap();
+    world.stacks[b].tcp_listen(listener, 1).unwrap();
+    let client = world.stacks[a].tcp_open(Family::V4);
+    let _ = world.stacks[a].tcp_connect(client, at("10.9.0.2", 80));
+    world.run(SEC);
+    let server = world.stacks[b].tcp_accept(listener).unwrap();
+    world.stacks[a].set_up(id, false).unwrap();
+    world.stacks[a].tcp_send(client, b"patience", net::tcp::SendCall::default()).unwrap();
+    world.run(10 * SEC);
+    world.stacks[a].set_up(id, true).unwrap();
+    world.run(30 * SEC);
+    let mut buffer = [0; 20];
+    assert_eq!(world.stacks[b].tcp_receive(server, &mut buffer, net::tcp::ReceiveCall::default()), Ok(8));
+}
