@@ -32,7 +32,11 @@ pub fn rt_sigaction(
             }
             // Flags that Linux does not know read back as absent, so that programs can find out.
             action.flags = action.flags().difference(abi::SaFlags::UNSUPPORTED).bits();
-            current.process().signals().set_action(signal, action)
+            let previous = current.process().signals().set_action(signal, action);
+            if action.handler <= abi::siginfo::SIG_IGN {
+                current.process().timers.signals_were_flushed();
+            }
+            previous
         }
         None => current.process().signals().actions.lock().get(signal),
     };

@@ -193,6 +193,12 @@ impl Table {
 }
 
 impl System {
+    /// Whether a process is on its way out and still holds memory.
+    pub(crate) fn someone_is_dying(&self) -> bool {
+        let processes = self.table().all_processes();
+        processes.iter().any(|p| p.signals().group_exit().is_some() && p.memory().is_some())
+    }
+
     /// The process that is to die when memory is used up: the largest by resident pages and `oom_score_adj`; never init, never one that is dying.
     pub(crate) fn oom_victim(&self) -> Option<Arc<Process>> {
         let candidates: Vec<Arc<Process>> = {

@@ -404,10 +404,22 @@ impl Current {
     }
 }
 
+/// How long a process that was killed for its memory has to give it back before another one is killed, nanoseconds.
+const OOM_PATIENCE_NS: u64 = 1_000_000_000;
+
 impl crate::system::System {
-    /// Memory is used up and nothing can be reclaimed: the process that holds the most of it, by its own and its `oom_score_adj`'s reckoning, dies.
-    /// `asking` is spared only if another is larger.
+    /// Memory is used up and nothing can be reclaimed: the process that holds the most of it, by its own and its `oom_score_adj`'s reckoning, dies;
+    /// `asking`, if there is no other. While one is dying already, only waits a moment for what it gives back.
     pub fn out_of_memory(&self, asking: &Arc<Process>) {
+        let now = sync::monotonic_ns();
+        let last = self.last_oom_ns.load(Ordering::Relaxed);
+        if last != 0 && now.saturating_sub(last) < OOM_PATIENCE_NS && self.someone_is_dying() {
+            if asking.signals().group_exit().is_none() {
+                sync::park(Some(now + 2_000_000));
+            }
+            return;
+        }
+        self.last_oom_ns.store(now.max(1), Ordering::Relaxed);
         let victim = self.oom_victim().unwrap_or_else(|| asking.clone());
         let name = victim.any_thread().map(|t| t.comm_text()).unwrap_or_default();
         self.hooks.log(&format!("Out of memory: Killed process {} ({name})", victim.pid()));

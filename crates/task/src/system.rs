@@ -166,6 +166,8 @@ pub struct System {
     pub started_at_ns: u64,
     /// What clock_settime(2) has added to the host's real-time clock.
     pub(crate) realtime_offset_ns: AtomicI64,
+    /// When a process was last killed for its memory; 0: never.
+    pub(crate) last_oom_ns: AtomicU64,
     /// Processes made since then, for `/proc/stat`.
     pub forks: AtomicU64,
     table: SpinLock<Table>,
@@ -197,6 +199,7 @@ impl System {
             }),
             started_at_ns: sync::monotonic_ns(),
             realtime_offset_ns: AtomicI64::new(0),
+            last_oom_ns: AtomicU64::new(0),
             forks: AtomicU64::new(0),
             table: SpinLock::ranked(Rank::Processes, table),
             users: SpinLock::default(),

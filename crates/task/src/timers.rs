@@ -453,6 +453,18 @@ impl ProcessTimers {
         }
     }
 
+    /// Pending signals have been forgotten because they are ignored now: timers that waited for theirs to be taken run on unheard.
+    pub fn signals_were_flushed(&self) {
+        let Some(process) = self.process.upgrade() else { return };
+        let posix: Vec<_> = self.timers.lock().posix.iter().map(|(id, timer)| (*id, timer.clone())).collect();
+        for (id, timer) in posix {
+            let is_waiting = timer.state.lock().queued;
+            if is_waiting && !process.signals().has_timer(id) {
+                timer.taken();
+            }
+        }
+    }
+
     /// Fills in what is known only when a timer's signal is taken: how often it has expired since.
     #[must_use]
     pub fn deliver(&self, info: SigInfo) -> SigInfo {

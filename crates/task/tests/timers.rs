@@ -141,3 +141,18 @@ fn setting_the_clock_moves_timers_that_wait_for_a_time_on_it() {
     assert_eq!(wait_for(&world.init).signal, Signal::SIGUSR1);
     system.set_realtime_ns(at - hour);
 }
+
+#[test]
+fn a_pending_timer_signal_that_becomes_ignored_does_not_stop_the_timer() {
+    let mut world = World::new();
+    block_everything(&mut world.init);
+    let process = world.init.process().clone();
+    let id = process.timers.create(ClockId::Monotonic, world.init.task(), signal(Signal::SIGUSR1)).unwrap();
+    process.timers.set(id, TimerSpec { value_ns: MS, interval_ns: MS }, false).unwrap();
+    until(|| !process.signals().pending(1).is_empty());
+    let ignore = abi::SigAction { handler: abi::siginfo::SIG_IGN, ..abi::SigAction::default() };
+    process.signals().set_action(Signal::SIGUSR1, ignore);
+    process.timers.signals_were_flushed();
+    assert_eq!(wait_for(&world.init).signal, Signal::SIGUSR1);
+    process.timers.clear();
+}

@@ -280,6 +280,12 @@ impl Signals {
         (!there).then(|| self.send(to, info, Slot::take(&Arc::default(), u64::MAX, None).ok()))
     }
 
+    /// Whether a signal of POSIX timer `id` is pending.
+    #[must_use]
+    pub fn has_timer(&self, id: i32) -> bool {
+        self.shared.has_timer(id) || self.threads.values().any(|t| t.pending.has_timer(id))
+    }
+
     /// A deleted timer's signal goes with it.
     pub fn forget_timer(&mut self, id: i32) {
         self.shared.remove_timer(id);
