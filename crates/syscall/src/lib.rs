@@ -28,6 +28,7 @@ mod resource;
 mod sched;
 mod signal;
 mod signalfd;
+mod socket;
 mod system;
 mod table;
 mod time;

@@ -3,7 +3,7 @@
 use crate::args::{Answer, Argument, Fd, UserAddr, UserRef};
 use crate::{
     credentials, descriptor, events, exec, file, futex, lock, memory, mount, path, pidfd, poll, process, resource, sched, signal, signalfd,
-    system, time, timer, unimplemented, xattr,
+    socket, system, time, timer, unimplemented, xattr,
 };
 use abi::{AltStack, Errno, Itimerspec, Itimerval, Rlimit, Rusage, SigAction, Timespec, Timeval};
 use task::{Current, Outcome};
@@ -88,6 +88,21 @@ table! {
      38 => timer::setitimer(which: i32, new: Option<UserRef<Itimerval>>, old: Option<UserRef<Itimerval>>);
      39 => process::getpid();
      40 => file::sendfile(out: i32, input: i32, offset: UserRef<i64>, count: usize);
+     41 => socket::socket(domain: i32, kind: u32, protocol: i32);
+     42 => socket::connect(fd: i32, address: UserAddr, len: i32);
+     43 => socket::accept(fd: i32, address: UserAddr, len: UserRef<i32>);
+     44 => socket::sendto(fd: i32, buf: UserAddr, len: usize, flags: u32, address: UserAddr, address_len: i32);
+     45 => socket::recvfrom(fd: i32, buf: UserAddr, len: usize, flags: u32, address: UserAddr, address_len: UserRef<i32>);
+     46 => socket::sendmsg(fd: i32, message: UserRef<socket::MsgHdr>, flags: u32);
+     47 => socket::recvmsg(fd: i32, message: UserRef<socket::MsgHdr>, flags: u32);
+     48 => socket::shutdown(fd: i32, how: i32);
+     49 => socket::bind(fd: i32, address: UserAddr, len: i32);
+     50 => socket::listen(fd: i32, backlog: i32);
+     51 => socket::getsockname(fd: i32, address: UserAddr, len: UserRef<i32>);
+     52 => socket::getpeername(fd: i32, address: UserAddr, len: UserRef<i32>);
+     53 => socket::socketpair(domain: i32, kind: u32, protocol: i32, fds: UserRef<[i32; 2]>);
+     54 => socket::setsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: i32);
+     55 => socket::getsockopt(fd: i32, level: i32, name: i32, value: UserAddr, len: UserRef<i32>);
      56 => process::clone(flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64);
      57 => process::fork();
      58 => process::vfork();
@@ -264,9 +279,11 @@ table! {
     295 => file::preadv(fd: i32, iov: UserAddr, count: usize, offset: i64);
     296 => file::pwritev(fd: i32, iov: UserAddr, count: usize, offset: i64);
     297 => signal::rt_tgsigqueueinfo(pid: i32, tid: i32, signal: i32, info: UserRef<[u8; 128]>);
+    299 => socket::recvmmsg(fd: i32, messages: UserRef<socket::MmsgHdr>, count: u32, flags: u32, timeout: Option<UserRef<Timespec>>);
     302 => resource::prlimit64(pid: i32, resource: u32, new: Option<UserRef<Rlimit>>, old: Option<UserRef<Rlimit>>);
     303 => events::name_to_handle_at(dir: i32, path: UserAddr, handle: u64, mount: u64, flags: u32);
     306 => file::syncfs(fd: i32);
+    307 => socket::sendmmsg(fd: i32, messages: UserRef<socket::MmsgHdr>, count: u32, flags: u32);
     308 => process::setns(fd: Fd, kind: i32);
     309 => sched::getcpu(cpu: Option<UserRef<u32>>, node: Option<UserRef<u32>>);
     310 => pidfd::process_vm_readv(pid: i32, local: UserAddr, local_count: usize, remote: UserAddr, remote_count: usize, flags: u64);
@@ -295,8 +312,6 @@ table! {
 }
 
 absent! {
-     41 => socket EAFNOSUPPORT;
-     53 => socketpair EAFNOSUPPORT;
     101 => ptrace ENOSYS;
     134 => uselib ENOSYS;
     136 => ustat ENOSYS;

@@ -12,8 +12,9 @@ use crate::mount::{Mount, Propagation, SuperBlock};
 use crate::types::DeviceNumber;
 use abi::Errno;
 use ram::{Ram, Reclaim};
+use std::any::Any;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use sync::{Mutex, Rank, SpinLock};
 
 /// One per machine (tests make several).
@@ -33,6 +34,8 @@ pub struct Vfs {
     pub protections: Protections,
     /// The kernel's log.
     pub log: KernelLog,
+    /// What the machine's sockets have in common, put here by the first of them (`sock`).
+    pub sockets: OnceLock<&'static (dyn Any + Send + Sync)>,
     pub(crate) anon: AnonMounts,
     pub(crate) mount_lock: Mutex<()>,
     pub(crate) rename_lock: Mutex<()>,
@@ -58,6 +61,7 @@ impl Vfs {
             page_caches: PageCaches::new(ram),
             protections: Protections::default(),
             log: KernelLog::default(),
+            sockets: OnceLock::new(),
             anon: AnonMounts::default(),
             mount_lock: Mutex::ranked(Rank::Mounts, ()),
             rename_lock: Mutex::ranked(Rank::Rename, ()),
