@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use task::{Current, Task};
 use vfs::{Capability, UserMemory};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const SCHED_FIFO: i32 = 1;
 const SCHED_RR: i32 = 2;
@@ -204,4 +205,66 @@ pub fn membarrier(current: &mut Current, command: u32, flags: u32, _cpu: i32) ->
         REGISTER_PRIVATE_EXPEDITED => Ok(0),
         _ => Err(Errno::EINVAL.into()),
     }
+}
+
+/// `struct sched_attr` as far as it was first published.
+#[repr(C)]
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime_ns: u64,
+    deadline_ns: u64,
+    period_ns: u64,
+}
+
+/// sched_setattr(2).
+pub fn sched_setattr(current: &mut Current, pid: i32, attr: UserRef<SchedAttr>, flags: u32) -> SysResult<()> {
+    if flags != 0 || pid < 0 {
+        return Err(Errno::EINVAL.into());
+    }
+    let size = UserRef::<u32>::at(attr.0).read(current)? as usize;
+    if size != 0 && size < size_of::<SchedAttr>() {
+        return Err(Errno::E2BIG.into());
+    }
+    let wanted = attr.read(current)?;
+    let task = target(current, pid)?;
+    let policy = i32::try_from(wanted.policy).map_err(|_| Errno::EINVAL)?;
+    let (low, high) = priorities(policy)?;
+    let priority = i32::try_from(wanted.priority).map_err(|_| Errno::EINVAL)?;
+    // Deadlines are nobody's to promise here.
+    if !(low..=high).contains(&priority) || policy == 6 {
+        return Err(Errno::EINVAL.into());
+    }
+    may_change(current, &task)?;
+    let nice = wanted.nice.clamp(-20, 19);
+    let raises_priority = priority > 0 && priority as u64 > task.process().rlimit(abi::Resource::Rtprio).soft;
+    let raises_nice = nice < task.nice.load(Ordering::Relaxed) && (20 - nice) as u64 > task.process().rlimit(abi::Resource::Nice).soft;
+    if raises_priority || raises_nice {
+        current.credentials().require(Capability::SYS_NICE)?;
+    }
+    task.policy.store(policy, Ordering::Relaxed);
+    task.priority.store(priority, Ordering::Relaxed);
+    task.nice.store(nice, Ordering::Relaxed);
+    Ok(())
+}
+
+/// sched_getattr(2).
+pub fn sched_getattr(current: &mut Current, pid: i32, attr: UserRef<SchedAttr>, size: u32, flags: u32) -> SysResult<()> {
+    let len = size_of::<SchedAttr>() as u32;
+    if flags != 0 || pid < 0 || !(len..=abi::PAGE_SIZE as u32).contains(&size) {
+        return Err(Errno::EINVAL.into());
+    }
+    let task = target(current, pid)?;
+    let known = SchedAttr {
+        size: len,
+        policy: task.policy.load(Ordering::Relaxed) as u32,
+        nice: task.nice.load(Ordering::Relaxed),
+        priority: task.priority.load(Ordering::Relaxed) as u32,
+        ..SchedAttr::default()
+    };
+    Ok(attr.write(current, &known)?)
 }

@@ -192,6 +192,7 @@ table! {
     155 => mount::pivot_root(new: UserAddr, put_old: UserAddr);
     157 => system::prctl(option: i32, a: u64, b: u64, c: u64, d: u64);
     158 => process::arch_prctl(operation: u32, addr: u64);
+    159 => time::adjtimex(timex: UserRef<time::Timex>);
     160 => resource::setrlimit(resource: u32, from: UserRef<Rlimit>);
     161 => path::chroot(path: UserAddr);
     162 => file::sync();
@@ -282,6 +283,7 @@ table! {
     299 => socket::recvmmsg(fd: i32, messages: UserRef<socket::MmsgHdr>, count: u32, flags: u32, timeout: Option<UserRef<Timespec>>);
     302 => resource::prlimit64(pid: i32, resource: u32, new: Option<UserRef<Rlimit>>, old: Option<UserRef<Rlimit>>);
     303 => events::name_to_handle_at(dir: i32, path: UserAddr, handle: u64, mount: u64, flags: u32);
+    305 => time::clock_adjtime(clock: i32, timex: UserRef<time::Timex>);
     306 => file::syncfs(fd: i32);
     307 => socket::sendmmsg(fd: i32, messages: UserRef<socket::MmsgHdr>, count: u32, flags: u32);
     308 => process::setns(fd: Fd, kind: i32);
@@ -289,6 +291,8 @@ table! {
     310 => pidfd::process_vm_readv(pid: i32, local: UserAddr, local_count: usize, remote: UserAddr, remote_count: usize, flags: u64);
     311 => pidfd::process_vm_writev(pid: i32, local: UserAddr, local_count: usize, remote: UserAddr, remote_count: usize, flags: u64);
     312 => process::kcmp(first: i32, second: i32, kind: u32, a: u64, b: u64);
+    314 => sched::sched_setattr(pid: i32, attr: UserRef<sched::SchedAttr>, flags: u32);
+    315 => sched::sched_getattr(pid: i32, attr: UserRef<sched::SchedAttr>, size: u32, flags: u32);
     316 => path::renameat2(from_dir: i32, from: UserAddr, to_dir: i32, to: UserAddr, flags: u32);
     318 => system::getrandom(to: UserAddr, len: usize, flags: u32);
     319 => events::memfd_create(name: UserAddr, flags: u32);
@@ -339,7 +343,6 @@ absent! {
     252 => ioprio_get ENOSYS;
     298 => perf_event_open ENOSYS;
     300 => fanotify_init ENOSYS;
-    305 => clock_adjtime ENOSYS;
     313 => finit_module ENOSYS;
     317 => seccomp ENOSYS;
     320 => kexec_file_load ENOSYS;

@@ -5,6 +5,7 @@ use abi::{ClockId, Errno, Restart, SysError, SysResult, TIMER_ABSTIME, Timespec,
 use sync::WaitError;
 use task::Current;
 use vfs::Capability;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// clock_gettime(2).
 pub fn clock_gettime(current: &mut Current, clock: i32, to: UserRef<Timespec>) -> SysResult<()> {
@@ -141,5 +142,78 @@ fn sleep_on_cpu_clock(current: &mut Current, clock: ClockId, flags: u32, ns: u64
         if wait(sync::monotonic_ns().saturating_add(step)) == Err(WaitError::Interrupted) {
             return Err(SysError::Restart(Restart::IfNoHandler));
         }
+    }
+}
+
+/// `struct timex`.
+#[repr(C)]
+#[derive(Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Timex {
+    modes: u32,
+    padding: u32,
+    offset: i64,
+    frequency: i64,
+    max_error: i64,
+    estimated_error: i64,
+    status: i32,
+    padding_too: i32,
+    constant: i64,
+    precision: i64,
+    tolerance: i64,
+    time: Timeval,
+    tick: i64,
+    /// Pulse-per-second fields and the offset of TAI: all zero.
+    rest: [i64; 14],
+}
+
+/// `ADJ_SETOFFSET`, `ADJ_NANO`.
+const ADJ_SETOFFSET: u32 = 0x100;
+const ADJ_NANO: u32 = 0x2000;
+/// `STA_UNSYNC`, and what the call answers then (`TIME_ERROR`).
+const STA_UNSYNC: i32 = 0x40;
+const TIME_ERROR: i32 = 5;
+
+/// adjtimex(2). The host keeps the clock's pace: only a step is obeyed, a rate is accepted and forgotten.
+pub fn adjtimex(current: &mut Current, timex: UserRef<Timex>) -> SysResult<i32> {
+    let wanted = timex.read(current)?;
+    if wanted.modes != 0 {
+        current.credentials().require(Capability::SYS_TIME)?;
+    }
+    if wanted.modes & ADJ_SETOFFSET != 0 {
+        let unit = if wanted.modes & ADJ_NANO != 0 { 1 } else { 1000 };
+        let fraction = wanted.time.usec.checked_mul(unit).filter(|ns| (0..abi::NS_PER_SEC as i64).contains(ns)).ok_or(Errno::EINVAL)?;
+        let step = wanted.time.sec.checked_mul(abi::NS_PER_SEC as i64).and_then(|s| s.checked_add(fraction)).ok_or(Errno::EINVAL)?;
+        let now = current.system().realtime_ns().checked_add_signed(step).ok_or(Errno::EINVAL)?;
+        set(current, now);
+    }
+    let now = Timex {
+        modes: wanted.modes,
+        max_error: 16_000_000,
+        estimated_error: 16_000_000,
+        status: STA_UNSYNC,
+        constant: 2,
+        precision: 1,
+        tolerance: 32_768_000,
+        time: Timeval::from_ns(current.system().realtime_ns()),
+        tick: 10_000,
+        ..Timex::default()
+    };
+    timex.write(current, &now)?;
+    Ok(TIME_ERROR)
+}
+
+/// clock_adjtime(2).
+pub fn clock_adjtime(current: &mut Current, clock: i32, timex: UserRef<Timex>) -> SysResult<i32> {
+    match ClockId::new(clock)? {
+        ClockId::Realtime => adjtimex(current, timex),
+        _ => Err(Errno::EOPNOTSUPP.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_timex_is_as_long_as_the_header_s() {
+        assert_eq!(size_of::<super::Timex>(), 208);
     }
 }

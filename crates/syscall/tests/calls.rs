@@ -207,6 +207,39 @@ fn clocks_and_timers() {
 }
 
 #[test]
+fn the_clock_is_read_and_stepped_by_adjtimex() {
+    let mut world = World::new();
+    let init = &mut world.init;
+    let at = page(init);
+    assert_eq!(ok(init, 159, &[at]), 5);
+    let before = word(init, at + 72);
+    assert!(before > 1_700_000_000);
+    // A step of an hour, and back.
+    for (step, moved) in [(3600i64, 3600), (-3600, 0)] {
+        put(init, at, &[0x100]);
+        put(init, at + 72, &[step as u64, 0]);
+        assert_eq!(ok(init, 305, &[0, at]), 5);
+        assert!((before + moved..before + moved + 60).contains(&word(init, at + 72)));
+    }
+    assert_eq!(err(init, 305, &[1, at]), Errno::EOPNOTSUPP);
+}
+
+#[test]
+fn scheduling_attributes_are_kept() {
+    let mut world = World::new();
+    let init = &mut world.init;
+    let at = page(init);
+    put(init, at, &[48, 0, 5]);
+    assert_eq!(ok(init, 314, &[0, at, 0]), 0);
+    assert_eq!(ok(init, 315, &[0, at + 64, 48, 0]), 0);
+    assert_eq!((int(init, at + 64), int(init, at + 80)), (48, 5));
+    assert_eq!(ok(init, 140, &[0, 0]), 15);
+    put(init, at, &[48 | 6 << 32]);
+    assert_eq!(err(init, 314, &[0, at, 0]), Errno::EINVAL);
+    assert_eq!(err(init, 315, &[0, at, 8, 0]), Errno::EINVAL);
+}
+
+#[test]
 fn an_interrupted_sleep_goes_on_where_it_was() {
     let mut world = World::new();
     let init = &mut world.init;
