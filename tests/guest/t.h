@@ -39,7 +39,6 @@ __attribute__((format(printf, 1, 2))) static inline void t_say(const char *forma
 
 #define CHECK(what)                                                                             \
     do {                                                                                        \
-        errno = 0;                                                                              \
         if (!(what)) {                                                                          \
             t_say("  %s:%d: %s (errno %d)", __FILE__, __LINE__, #what, errno);                  \
             _exit(T_FAILED);                                                                    \
@@ -49,7 +48,6 @@ __attribute__((format(printf, 1, 2))) static inline void t_say(const char *forma
 /* Two numbers are the same. */
 #define EQUAL(found, wanted)                                                                                                    \
     do {                                                                                                                        \
-        errno = 0;                                                                                                              \
         long long t_found = (long long)(found), t_wanted = (long long)(wanted);                                                 \
         if (t_found != t_wanted) {                                                                                              \
             t_say("  %s:%d: %s is %lld, not %s = %lld (errno %d)", __FILE__, __LINE__, #found, t_found, #wanted, t_wanted, errno); \

@@ -186,7 +186,7 @@ pub fn compile(source: &Path, program: &Path, includes: &[&Path], flags: &[Strin
         return Ok(());
     }
     let mut gcc = Command::new("gcc");
-    gcc.args(["-O2", "-g", "-static", "-pthread", "-Wall", "-Werror", "-D_GNU_SOURCE"]).args(flags);
+    gcc.args(["-O2", "-g", "-static", "-pthread", "-Werror=implicit-function-declaration", "-D_GNU_SOURCE"]).args(flags);
     gcc.arg("-o").arg(program).arg(source).args(flags.iter().filter(|flag| flag.starts_with("-l")));
     let output = gcc.output().map_err(|error| format!("gcc can't be run ({error}); on Debian: apt-get install gcc libc6-dev"))?;
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }

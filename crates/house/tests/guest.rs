@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// How long the machine may be silent beyond a program's own limit before it counts as hanging.
 const SILENCE: Duration = Duration::from_secs(15);
 
+/// What `wall_jumps.c` tries to make on the host.
+const BEYOND_THE_WALL: &str = "/tmp/umlaut-wall-was-passed";
+
 /// One program, as its first lines describe it.
 struct Program {
     name: String,
@@ -93,6 +96,9 @@ fn run(wanted: &[String]) -> Result<bool, String> {
     let mut outcomes = run_in_machines(&machine, &together, &place)?;
     for program in alone {
         outcomes.extend(run_in_machines(&machine, &[program], &place)?);
+    }
+    if Path::new(BEYOND_THE_WALL).exists() {
+        report.wrong.push(format!("{BEYOND_THE_WALL} is on the host: a guest program reached the host's kernel"));
     }
     for program in &programs {
         report.judge_guest(program, outcomes.get(&program.name), native.get(&program.name), &expected);
@@ -261,7 +267,7 @@ impl Report {
             match result.as_str() {
                 "ok" => (),
                 "skip" => self.skip(format!("{}/{case} on the host: {}", program.name, reason(outcome, case))),
-                failure => self.wrong.push(format!("on the host: {}/{case}: {failure}\n{}", program.name, outcome.output.join("\n"))),
+                failure => self.wrong.push(format!("on the host: {}/{case}:\n    {}", program.name, said_before(outcome, failure))),
             }
         }
         if let Some(failure) = &outcome.failure {
@@ -294,9 +300,7 @@ impl Report {
                 ("skip", _) => self.skip(format!("{name}/{case} in the machine: {}", reason(outcome, case))),
                 (_, Some(why)) => self.expected.push(format!("{name}/{case}: {why}")),
                 (failure, None) => {
-                    let at = outcome.output.iter().position(|line| line == failure).unwrap_or(0);
-                    let said = outcome.output[at.saturating_sub(4)..=at].join("\n    ");
-                    self.wrong.push(format!("in the machine: {name}/{case}:\n    {said}"));
+                    self.wrong.push(format!("in the machine: {name}/{case}:\n    {}", said_before(outcome, failure)));
                 }
             }
         }
@@ -322,6 +326,12 @@ impl Report {
         );
         self.wrong.is_empty()
     }
+}
+
+/// A line and what was said just before it.
+fn said_before(outcome: &Outcome, line: &str) -> String {
+    let at = outcome.output.iter().position(|said| said == line).unwrap_or(0);
+    outcome.output.get(at.saturating_sub(3)..=at).unwrap_or_default().join("\n    ")
 }
 
 /// What a skipped case said: the line before its own.

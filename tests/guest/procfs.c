@@ -1,0 +1,83 @@
+#include "t.h"
+#include <ctype.h>
+
+static char text[65536];
+static long slurp(const char *name) {
+    int fd = open(name, O_RDONLY);
+    if (fd < 0) return -1;
+    long have = 0, n;
+    while ((n = read(fd, text + have, sizeof text - 1 - have)) > 0) have += n;
+    close(fd);
+    text[have] = 0;
+    return have;
+}
+
+static void self_is_this_process(void) {
+    char link[64], wanted[64];
+    long n = readlink("/proc/self", link, sizeof link);
+    CHECK(n > 0);
+    link[n] = 0;
+    EQUAL(atol(link), getpid());
+    CHECK(slurp("/proc/self/stat") > 0);
+    EQUAL(atol(text), getpid());
+    CHECK(strstr(text, "(procfs)"));
+    snprintf(wanted, sizeof wanted, "\nPid:\t%d\n", getpid());
+    CHECK(slurp("/proc/self/status") > 0 && strstr(text, wanted));
+    snprintf(wanted, sizeof wanted, "\nPPid:\t%d\n", getppid());
+    CHECK(strstr(text, wanted) && strstr(text, "\nVmRSS:") && strstr(text, "\nThreads:\t1\n"));
+    CHECK(slurp("/proc/self/comm") > 0 && !strcmp(text, "procfs\n"));
+    CHECK(slurp("/proc/self/cmdline") > 0 && strstr(text, "procfs"));
+    CHECK(readlink("/proc/self/exe", text, sizeof text) > 0);
+    CHECK(readlink("/proc/self/cwd", text, sizeof text) > 0 && text[0] == '/');
+}
+
+static void descriptors_are_listed(void) {
+    int fd = open("/dev/null", O_RDONLY);
+    char name[64], link[64];
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    long n = readlink(name, link, sizeof link);
+    CHECK(n == 9 && !memcmp(link, "/dev/null", 9));
+    int again = open(name, O_RDONLY);
+    CHECK(again >= 0);
+    close(fd);
+    FAILS(readlink(name, link, sizeof link), ENOENT);
+}
+
+static void maps_tell_the_mappings(void) {
+    char *at = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char wanted[64];
+    CHECK(slurp("/proc/self/maps") > 0 && strstr(text, "[stack]"));
+    mprotect(at, 4096, PROT_READ);
+    snprintf(wanted, sizeof wanted, "%lx-%lx r--p ", (long)at, (long)at + 4096);
+    CHECK(slurp("/proc/self/maps") > 0 && strstr(text, wanted));
+}
+
+static void the_machine_tells_of_itself(void) {
+    CHECK(slurp("/proc/meminfo") > 0 && strstr(text, "MemTotal:") && strstr(text, "MemFree:") && strstr(text, "MemAvailable:"));
+    CHECK(slurp("/proc/cpuinfo") > 0 && strstr(text, "processor\t: 0"));
+    CHECK(slurp("/proc/uptime") > 0 && isdigit(text[0]));
+    CHECK(slurp("/proc/loadavg") > 0 && isdigit(text[0]));
+    CHECK(slurp("/proc/stat") > 0 && !strncmp(text, "cpu ", 4) && strstr(text, "btime "));
+    CHECK(slurp("/proc/version") > 0 && !strncmp(text, "Linux version ", 14));
+    CHECK(slurp("/proc/filesystems") > 0 && strstr(text, "tmpfs"));
+    CHECK(slurp("/proc/mounts") > 0 && strstr(text, " /proc proc "));
+    CHECK(slurp("/proc/cmdline") >= 0);
+}
+
+static void a_child_comes_and_goes(void) {
+    char name[64];
+    pid_t child = fork();
+    if (child == 0)
+        for (;;) pause();
+    snprintf(name, sizeof name, "/proc/%d/stat", child);
+    CHECK(slurp(name) > 0);
+    kill(child, SIGKILL);
+    siginfo_t info;
+    CHECK(waitid(P_PID, child, &info, WEXITED | WNOWAIT) == 0);
+    CHECK(slurp(name) > 0 && strstr(text, ") Z "));
+    t_dies(child, SIGKILL);
+    EQUAL(slurp(name), -1);
+}
+
+MAIN(CASE(self_is_this_process), CASE(descriptors_are_listed), CASE(maps_tell_the_mappings), CASE(the_machine_tells_of_itself),
+     CASE(a_child_comes_and_goes))
