@@ -4,7 +4,8 @@
 //! yet stands in `tests/guest/expected-failures` as `PROGRAM/CASE reason` (or `PROGRAM reason` for one that would take the machine down:
 //! it gets a machine of its own); it fails the run when such a case passes.
 //!
-//! `cargo test -p house --test guest -- signal` runs the programs whose name contains "signal".
+//! `cargo test -p house --test guest -- signal` runs the programs whose name contains "signal"; `--nocapture` shows what they said in the
+//! machine.
 #![forbid(unsafe_code)]
 
 use house::machine::{Archive, Line, Programs, Running, compile};
@@ -99,6 +100,11 @@ fn run(wanted: &[String]) -> Result<bool, String> {
     }
     if Path::new(BEYOND_THE_WALL).exists() {
         report.wrong.push(format!("{BEYOND_THE_WALL} is on the host: a guest program reached the host's kernel"));
+    }
+    if std::env::args().any(|word| word == "--nocapture") {
+        for (name, outcome) in &outcomes {
+            println!("{name} in the machine:\n{}", outcome.output.join("\n"));
+        }
     }
     for program in &programs {
         report.judge_guest(program, outcomes.get(&program.name), native.get(&program.name), &expected);

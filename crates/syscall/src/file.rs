@@ -2,7 +2,7 @@
 
 use crate::args::{UserAddr, UserRef};
 use crate::data::{RW_MAX, file, read_iovec};
-use abi::{Errno, Signal, SysError, SysResult};
+use abi::{Errno, Resource, Signal, SysError, SysResult};
 use std::sync::Arc;
 use task::Current;
 use vfs::{Fd, OpenFile, OpenFlags, SliceSink, SliceSource, SyncKind, UserSink, UserSource, Whence};
@@ -18,16 +18,25 @@ pub fn read(current: &mut Current, fd: Fd, buf: UserAddr, len: usize) -> SysResu
 pub fn write(current: &mut Current, fd: Fd, buf: UserAddr, len: usize) -> SysResult<usize> {
     let file = current.files().get_usable(fd)?;
     let memory = current.memory().clone();
-    let result = file.write(&mut UserSource::new(&*memory, buf.0, len.min(RW_MAX)));
-    broken_pipe(current, &file, result)
+    let limit = size_limit(current);
+    let result = file.write_within(&mut UserSource::new(&*memory, buf.0, len.min(RW_MAX)), limit);
+    signal_failure(current, &file, result, limit)
 }
 
-/// A write that nobody will read comes with SIGPIPE.
-fn broken_pipe(current: &mut Current, file: &OpenFile, result: SysResult<usize>) -> SysResult<usize> {
-    if result == Err(SysError::Errno(Errno::EPIPE)) && file.ops().raises_sigpipe() {
-        // A signal to oneself is never refused.
-        let _ = current.task().signal(abi::SigInfo::kernel(Signal::SIGPIPE));
-    }
+/// How far this process's files may grow, bytes.
+fn size_limit(current: &Current) -> u64 {
+    current.process().rlimit(Resource::Fsize).soft
+}
+
+/// A write that nobody will read comes with SIGPIPE, one past the size limit of its process with SIGXFSZ.
+fn signal_failure(current: &mut Current, file: &OpenFile, result: SysResult<usize>, limit: u64) -> SysResult<usize> {
+    let signal = match result {
+        Err(SysError::Errno(Errno::EPIPE)) if file.ops().raises_sigpipe() => Signal::SIGPIPE,
+        Err(SysError::Errno(Errno::EFBIG)) if limit != u64::MAX => Signal::SIGXFSZ,
+        _ => return result,
+    };
+    // A signal to oneself is never refused.
+    let _ = current.task().signal(abi::SigInfo::kernel(signal));
     result
 }
 
@@ -44,8 +53,9 @@ pub fn writev(current: &mut Current, fd: Fd, iov: UserAddr, count: usize) -> Sys
     let file = current.files().get_usable(fd)?;
     let ranges = read_iovec(current, iov.0, count)?;
     let memory = current.memory().clone();
-    let result = file.write(&mut UserSource::vectored(&*memory, ranges));
-    broken_pipe(current, &file, result)
+    let limit = size_limit(current);
+    let result = file.write_within(&mut UserSource::vectored(&*memory, ranges), limit);
+    signal_failure(current, &file, result, limit)
 }
 
 fn position(offset: i64) -> Result<u64, Errno> {
@@ -65,7 +75,9 @@ pub fn pwrite64(current: &mut Current, fd: Fd, buf: UserAddr, len: usize, offset
     let at = position(offset)?;
     let file = current.files().get_usable(fd)?;
     let memory = current.memory().clone();
-    file.write_at(at, &mut UserSource::new(&*memory, buf.0, len.min(RW_MAX)))
+    let limit = size_limit(current);
+    let result = file.write_at_within(at, &mut UserSource::new(&*memory, buf.0, len.min(RW_MAX)), limit);
+    signal_failure(current, &file, result, limit)
 }
 
 /// preadv(2).
@@ -83,7 +95,9 @@ pub fn pwritev(current: &mut Current, fd: Fd, iov: UserAddr, count: usize, offse
     let file = current.files().get_usable(fd)?;
     let ranges = read_iovec(current, iov.0, count)?;
     let memory = current.memory().clone();
-    file.write_at(at, &mut UserSource::vectored(&*memory, ranges))
+    let limit = size_limit(current);
+    let result = file.write_at_within(at, &mut UserSource::vectored(&*memory, ranges), limit);
+    signal_failure(current, &file, result, limit)
 }
 
 /// Flags of preadv2 and pwritev2 that change nothing for a cache that is always in memory: `RWF_HIPRI`, `RWF_DSYNC`, `RWF_SYNC`, `RWF_NOWAIT`.
@@ -248,7 +262,7 @@ pub fn sendfile(current: &mut Current, out: Fd, input: Fd, offset: UserRef<i64>,
     if let Some(at) = at {
         offset.write(current, &(at as i64))?;
     }
-    broken_pipe(current, &to, result)
+    signal_failure(current, &to, result, u64::MAX)
 }
 
 /// copy_file_range(2).

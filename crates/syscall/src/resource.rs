@@ -1,7 +1,7 @@
 //! Resource limits and usage.
 
 use crate::args::UserRef;
-use abi::{Errno, Resource, Rlimit, Rusage, SysResult};
+use abi::{Errno, PAGE_SIZE, Resource, Rlimit, Rusage, SysResult};
 use std::sync::Arc;
 use task::process::usage_of;
 use task::{Current, Process};
@@ -35,7 +35,15 @@ fn set(current: &Current, process: &Arc<Process>, resource: Resource, limit: Rli
         current.credentials().require(Capability::SYS_RESOURCE)?;
     }
     process.set_rlimit(resource, limit);
+    apply_to_memory(process);
     Ok(())
+}
+
+/// The address space keeps its own copy of the limits that bind it. Processes that share one (vfork) share the limit set last, until exec.
+fn apply_to_memory(process: &Process) {
+    let Some(thread) = process.any_thread() else { return };
+    let (Ok(memory), credentials) = (thread.memory(), thread.credentials()) else { return };
+    memory.set_limits(process.memory_limits(&credentials));
 }
 
 /// prlimit64(2).
@@ -73,12 +81,16 @@ pub fn prlimit64(
 
 /// getrusage(2).
 pub fn getrusage(current: &mut Current, who: i32, to: UserRef<Rusage>) -> SysResult<()> {
-    let usage = match who {
+    let mut usage = match who {
         0 => current.process().usage(),
         -1 => current.process().children_usage(),
         1 => usage_of(current.task()),
         _ => return Err(Errno::EINVAL.into()),
     };
+    if who != -1 {
+        // The address space keeps no high-water mark; what is resident now stands for it.
+        usage.max_rss_kib = (current.memory().usage().resident.total() * (PAGE_SIZE as u64 >> 10)) as i64;
+    }
     Ok(to.write(current, &usage)?)
 }
 

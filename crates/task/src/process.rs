@@ -12,6 +12,7 @@ use mm::AddressSpace;
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use sync::{Events, Rank, SpinLock, WaitQueue};
+use vfs::{Capability, Credentials};
 
 /// Processor time of threads that are gone and of children that were waited for.
 #[derive(Clone, Copy, Default, Debug)]
@@ -152,6 +153,17 @@ impl Process {
         self.rlimits.lock()[resource as usize] = limit;
         if resource == Resource::Cpu {
             self.timers.watch_cpu_limit(limit.soft);
+        }
+    }
+    /// Those that bind an address space, for a process with these credentials.
+    #[must_use]
+    pub fn memory_limits(&self, credentials: &Credentials) -> mm::Limits {
+        let limit = |resource| self.rlimit(resource).soft;
+        mm::Limits {
+            address_space: limit(Resource::As),
+            data: limit(Resource::Data),
+            stack: limit(Resource::Stack),
+            locked: if credentials.has(Capability::IPC_LOCK) { u64::MAX } else { limit(Resource::Memlock) },
         }
     }
 

@@ -22,8 +22,8 @@ use stack::key;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use vfs::{
-    Access, Caller, Capability, CapabilitySet, Credentials, FileKind, LookupFlags, MapAccess, MapRequest, MountFlags, OpenFile, OpenFlags,
-    Path, PathAt, SliceSink, UserMemory,
+    Access, Caller, CapabilitySet, Credentials, FileKind, LookupFlags, MapAccess, MapRequest, MountFlags, OpenFile, OpenFlags, Path,
+    PathAt, SliceSink, UserMemory,
 };
 
 /// Bytes of a file that are looked at to find out what it is (`BINPRM_BUF_SIZE`).
@@ -125,7 +125,7 @@ impl Current {
         let executable = Executable::claim(program.file.clone())?;
         let (new_credentials, secure) = self.credentials_for(&program.file)?;
         let space = self.system().platform.new_space()?;
-        let limits = self.memory_limits(&new_credentials);
+        let limits = self.process().memory_limits(&new_credentials);
         let memory = AddressSpace::new(self.system().ram, space, limits)?;
         let sp_and_entry = self.load(&memory, &program, &header, &image, interpreter.as_ref(), &argv, &envp, (&new_credentials, secure))?;
         let thread = memory.guest_space().new_thread()?;
@@ -199,16 +199,6 @@ impl Current {
                 .and_then(|v| file_capabilities(&v)),
         };
         Ok(credentials::exec(self.credentials(), set))
-    }
-
-    fn memory_limits(&self, credentials: &Credentials) -> mm::Limits {
-        let limit = |resource| self.process().rlimit(resource).soft;
-        mm::Limits {
-            address_space: limit(Resource::As),
-            data: limit(Resource::Data),
-            stack: limit(Resource::Stack),
-            locked: if credentials.has(Capability::IPC_LOCK) { u64::MAX } else { limit(Resource::Memlock) },
-        }
     }
 
     /// Fills the new address space. Gives stack pointer and entry point.
