@@ -7,6 +7,7 @@ pub mod devices;
 pub mod devtmpfs;
 pub mod epoll;
 pub mod eventfd;
+pub mod ext4;
 pub mod hostfs;
 pub mod hostroot;
 pub mod inotify;
