@@ -1,4 +1,4 @@
-//! Guest devices over the platform's traits: consoles so far; disks, network transports, management console and watchdog join them.
+//! Guest devices over the platform's traits: consoles and disks so far; network transports, management console and watchdog join them.
 //!
 //! What it is not: line discipline, disk formats or protocols (each a library below), or tasks: who calls, and how a process group is signalled,
 //! comes through [`terminal::Jobs`].
@@ -6,3 +6,4 @@
 
 pub mod stream;
 pub mod terminal;
+pub mod ubd;

@@ -7,12 +7,13 @@ use crate::run;
 use crate::wiring::INFO;
 use abi::{Errno, SysError};
 use fs::devtmpfs::Devtmpfs;
+use fs::ext4::ExtType;
 use fs::tmpfs::{Options, Tmpfs, TmpfsType};
 use mm::AddressSpace;
 use std::path::Path as HostPath;
 use std::sync::Arc;
 use task::{Current, Shared};
-use vfs::{Caller, Credentials, FdTable, FsContext, MountFlags, MountNamespace, OnExec, PathAt};
+use vfs::{Caller, Credentials, FdTable, FileSystem, FileSystemType, FsContext, MountFlags, MountNamespace, OnExec, PathAt};
 
 /// The kernel's own view of files before there is a process.
 struct Start {
@@ -41,8 +42,13 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     for kind in [Arc::new(TmpfsType::TMPFS) as Arc<dyn vfs::FileSystemType>, Arc::new(TmpfsType::RAMFS), devtmpfs.clone(), proc] {
         machine.vfs.register_type(kind);
     }
+    let ext = ExtType::all();
+    for kind in &ext {
+        machine.vfs.register_type(kind.clone());
+    }
     let consoles = console::make(machine, config).map_err(failed("the console could not be opened"))?;
-    let start = make_root(machine, config)?;
+    crate::disks::make(machine, config);
+    let start = make_root(machine, config, &ext)?;
     let caller = start.caller(machine);
     mount_at(&caller, b"/dev", b"devtmpfs").map_err(failed("/dev could not be mounted"))?;
     if config.program.search_path {
@@ -79,7 +85,7 @@ fn make_rootfs(machine: &Machine) -> Result<Start, Errno> {
     Ok(Start { credentials: Arc::new(Credentials::root()), fs, namespace })
 }
 
-fn make_root(machine: &Machine, config: &Config) -> Result<Start, End> {
+fn make_root(machine: &Machine, config: &Config, ext: &[Arc<ExtType>]) -> Result<Start, End> {
     if let Root::HostTree(tree) = &config.root {
         let (fs, namespace) = crate::hosttree::mount(machine, config, tree)?;
         return Ok(Start { credentials: Arc::new(Credentials::root()), fs, namespace });
@@ -88,7 +94,7 @@ fn make_root(machine: &Machine, config: &Config) -> Result<Start, End> {
     match &config.root {
         Root::Initramfs(archive) => unpack(machine, &start, archive)?,
         Root::HostDirectory(dir) => crate::hosttree::mount_directory(machine, &start.caller(machine), dir, config.root_read_only)?,
-        Root::Device(name) => return Err(no_root(machine, name)),
+        Root::Device(name) => mount_device_root(machine, &start.caller(machine), config, name, ext)?,
         Root::HostTree(_) => {}
     }
     Ok(start)
@@ -107,6 +113,31 @@ fn unpack(machine: &Machine, start: &Start, archive: &HostPath) -> Result<(), En
             Err(End::NotStarted(format!("the initramfs {} can't be used: {error} (after {} entries)", archive.display(), done.entries)))
         }
     }
+}
+
+/// Mounts the root device over the root: read-only unless `rw`, as every Linux, since init checks it first.
+fn mount_device_root(machine: &Machine, caller: &Caller<'_>, config: &Config, name: &str, ext: &[Arc<ExtType>]) -> Result<(), End> {
+    let device = crate::disks::root_device(machine, name).ok_or_else(|| no_root(machine, name))?;
+    let mut flags = if config.root_read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    let wanted = |kind: &&Arc<ExtType>| config.root_type.as_deref().is_none_or(|types| types.split(',').any(|t| t == kind.name()));
+    let kind = ext.iter().find(wanted).ok_or_else(|| no_root(machine, name))?;
+    let mut mounted = kind.mount_device(machine.vfs, device, flags, config.root_flags.as_bytes());
+    if matches!(mounted, Err(Errno::EROFS | Errno::EACCES)) {
+        flags |= MountFlags::RDONLY;
+        mounted = kind.mount_device(machine.vfs, device, flags, config.root_flags.as_bytes());
+    }
+    let attach = |root: Arc<dyn FileSystem>| -> Result<(), Errno> {
+        let mount = machine.vfs.new_mount(root, b"/dev/root", flags)?;
+        caller.attach_new(&mount, &caller.fs.root())?;
+        let root = mount.root_path();
+        caller.fs.set_root(root.clone());
+        caller.fs.set_cwd(root);
+        Ok(())
+    };
+    mounted.and_then(|root| attach(root)).map_err(|_| no_root(machine, name))?;
+    let how = if flags.contains(MountFlags::RDONLY) { "readonly" } else { "read-write" };
+    machine.vfs.log.print(INFO, &format!("VFS: Mounted root ({} filesystem) {how} on device {device}.", kind.name()));
+    Ok(())
 }
 
 /// The reference's words for a root that is not there.

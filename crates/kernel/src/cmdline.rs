@@ -35,6 +35,8 @@ pub struct CommandLine {
     pub consoles: Vec<(String, String, String)>,
     /// Disks as given: `("a", "r", "file")`.
     pub disks: Vec<(String, String, String)>,
+    /// `ubd=sync`: every write is on the host's disk before it completes.
+    pub disks_synchronous: bool,
     pub console_loglevel: u8,
     pub panic_timeout_s: i64,
     pub no_reboot: bool,
@@ -79,6 +81,7 @@ impl Default for CommandLine {
             uml_dir: None,
             consoles: Vec::new(),
             disks: Vec::new(),
+            disks_synchronous: false,
             console_loglevel: 7,
             panic_timeout_s: 0,
             no_reboot: false,
@@ -298,6 +301,16 @@ impl CommandLine {
                 self.consoles.push((family.into(), number.into(), value.into()));
                 return true;
             }
+        }
+        if name == "ubd" {
+            match value {
+                "sync" => {
+                    self.disks_synchronous = true;
+                    self.remarks.push("ubd: Synchronous mode".into());
+                }
+                _ => self.remarks.push("fake major not supported any more".into()),
+            }
+            return true;
         }
         if let Some(rest) = name.strip_prefix("ubd")
             && let Some((unit, flags)) = split_disk(rest)

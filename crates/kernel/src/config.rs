@@ -22,6 +22,13 @@ pub struct Config {
     pub hostfs: Option<PathBuf>,
     /// Kernel messages below this level are shown on the console; 0 shows none.
     pub console_loglevel: u8,
+    /// Disks, as the command line has them: unit, flags and what follows `=`.
+    pub disks: Vec<(String, String, String)>,
+    /// `ubd=sync`.
+    pub disks_synchronous: bool,
+    /// Type and options of the root file system on a device (`rootfstype=`, `rootflags=`).
+    pub root_type: Option<String>,
+    pub root_flags: String,
     /// Lines for the log before anything else.
     pub remarks: Vec<String>,
 }
@@ -35,7 +42,7 @@ pub enum Root {
     HostDirectory(PathBuf),
     /// An archive unpacked into RAM (`initrd=`).
     Initramfs(PathBuf),
-    /// A block device by name, which there is none of yet.
+    /// A block device, as `root=` names it.
     Device(String),
 }
 
@@ -83,6 +90,10 @@ impl Default for Config {
             command_line: String::new(),
             hostfs: None,
             console_loglevel: 0,
+            disks: Vec::new(),
+            disks_synchronous: false,
+            root_type: None,
+            root_flags: String::new(),
             remarks: Vec::new(),
         }
     }
@@ -127,6 +138,10 @@ impl Config {
             command_line,
             hostfs: line.hostfs.as_ref().map(PathBuf::from),
             console_loglevel: line.console_loglevel,
+            disks: line.disks.clone(),
+            disks_synchronous: line.disks_synchronous,
+            root_type: line.root_fstype.clone(),
+            root_flags: line.root_flags.clone().unwrap_or_default(),
             remarks: line.remarks.clone(),
         })
     }

@@ -7,6 +7,7 @@ mod boot;
 pub mod cmdline;
 mod config;
 mod console;
+mod disks;
 mod hosttree;
 mod machine;
 mod procfs;

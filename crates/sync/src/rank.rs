@@ -22,8 +22,10 @@ pub enum Rank {
     Page,
     /// A file system's journal handle.
     Journal,
-    /// Any other sleeping lock that is taken last.
+    /// Any other sleeping lock that is taken last, or before a device's only.
     SleepingLeaf,
+    /// A block device below file systems.
+    Device,
     // Short locks.
     /// The process table.
     Processes,
@@ -49,7 +51,7 @@ impl Rank {
     /// Whether a lock of this rank may be held across a sleep.
     #[must_use]
     pub fn is_sleeping(self) -> bool {
-        self <= Rank::SleepingLeaf
+        self <= Rank::Device
     }
 }
 
