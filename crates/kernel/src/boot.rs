@@ -48,6 +48,9 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     }
     let consoles = console::make(machine, config).map_err(failed("the console could not be opened"))?;
     crate::disks::make(machine, config);
+    if !config.disks.is_empty() || matches!(config.root, Root::Device(_)) {
+        crate::flusher::start(machine).map_err(failed("write-back to the disks could not be started"))?;
+    }
     let start = make_root(machine, config, &ext)?;
     let caller = start.caller(machine);
     mount_at(&caller, b"/dev", b"devtmpfs").map_err(failed("/dev could not be mounted"))?;

@@ -29,11 +29,18 @@ fn all_absolute(paths: &[PathBuf]) -> Result<Vec<Vec<u8>>, End> {
     paths.iter().map(|path| absolute(path)).collect()
 }
 
+/// The user's home directory, wherever it is: it holds what no guest is to see.
+fn home() -> Option<Vec<u8>> {
+    let home = std::env::var_os("HOME").map(PathBuf::from)?;
+    let is_one = home.is_absolute() && home.parent().is_some() && home.is_dir();
+    is_one.then(|| home.into_os_string().into_encoded_bytes())
+}
+
 /// Mounts what `umlaut run` shows: the host's tree copy-on-write, homes and temporary directories empty, what was shared or bound.
 pub fn mount(machine: &Machine, config: &Config, tree: &HostTree) -> Result<(Arc<FsContext>, Arc<MountNamespace>), End> {
     let host = host::files::open_tree(&tree.root).map_err(|errno| sentence(&tree.root.display().to_string(), errno))?;
     let plan = Plan {
-        hidden: Vec::new(),
+        hidden: home().into_iter().collect(),
         directory: absolute(&tree.workdir)?,
         shares: all_absolute(&tree.shares)?,
         binds: all_absolute(&tree.binds)?,

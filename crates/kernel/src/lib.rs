@@ -8,6 +8,7 @@ pub mod cmdline;
 mod config;
 mod console;
 mod disks;
+mod flusher;
 mod hosttree;
 mod machine;
 mod procfs;
