@@ -268,6 +268,7 @@ fn must_copy(pte: Pte, ram: &'static Ram) -> bool {
 impl AddressSpace {
     /// Resolves a fault of guest code: when it returns `Ok`, the instruction may run again. May sleep.
     pub fn fault(&self, addr: u64, access: Access) -> Result<(), FaultError> {
+        crate::reclaim::bury_the_dead();
         self.bring_in(addr >> PAGE_SHIFT, access, Who::Guest)
     }
 

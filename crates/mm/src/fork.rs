@@ -78,7 +78,7 @@ impl AddressSpace {
         let theirs = &mut *theirs;
         {
             let tables = self.tables.lock();
-            let unknown = |vma: &Vma| vma.backing.as_ref().is_some_and(|b| !theirs.known_to.contains(&b.pages.id()));
+            let unknown = |vma: &Vma| vma.backing.as_ref().is_some_and(|b| !theirs.is_known_to(&b.pages));
             let mut copy = child.tables.lock();
             if tables.vmas.iter().any(unknown) || !copy.can_afford(tables.pages.leaves(), tables.vmas.len()) {
                 return false;

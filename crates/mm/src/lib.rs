@@ -16,6 +16,7 @@ mod fork;
 mod map;
 mod object;
 mod protect;
+mod reclaim;
 mod remap;
 mod shared;
 mod space;

@@ -9,17 +9,19 @@
 //! Always true: a frame that left the page table is released only after the stub has carried out the command that takes it away.
 
 use crate::batch::Batch;
+use crate::reclaim::Handle;
 use crate::table::{LEAF_BYTES, PageTable, Pte};
 use crate::vma::{MAX_MAP_COUNT, VMA_BYTES, Vma, VmaFlags, VmaTree};
 use abi::arch::TASK_SIZE;
 use abi::{Errno, PAGE_SHIFT, PAGE_SIZE};
 use platform::{GuestSpace, SpaceGone};
 use ram::{Charge, Pfn, Ram};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use sync::{Mutex, Rank, SpinLock};
+use vfs::Pages;
 
 /// Pages below [`TASK_SIZE`].
 pub(crate) const TASK_PAGES: u64 = TASK_SIZE >> PAGE_SHIFT;
@@ -90,8 +92,10 @@ pub(crate) struct Structure {
     pub search: (u64, u64),
     /// mlockall(2) with `MCL_FUTURE`: flags that new mappings get.
     pub lock_future: VmaFlags,
-    /// Objects that know of this space.
-    pub known_to: BTreeSet<u64>,
+    /// Objects that know of this space, by id. An object that is gone keeps its place in memory as long as it is here, so none is mistaken for it.
+    pub known_to: BTreeMap<u64, Weak<dyn Pages>>,
+    /// Page at which letting go goes on.
+    pub hand: u64,
     /// An upper bound of the stub's mappings.
     pub host_maps: usize,
     /// Whether the stub was ever told anything.
@@ -99,6 +103,10 @@ pub(crate) struct Structure {
 }
 
 impl Structure {
+    /// Whether the object knows of this space.
+    pub fn is_known_to(&self, pages: &Arc<dyn Pages>) -> bool {
+        self.known_to.get(&pages.id()).is_some_and(|known| std::ptr::addr_eq(known.as_ptr(), Arc::as_ptr(pages)))
+    }
     /// Whether the batch could bring the stub near the host's limit of mappings.
     pub fn nears_host_limit(&self) -> bool {
         self.host_maps + 2 * self.batch.commands().len() >= HOST_MAPS_FULL
@@ -123,7 +131,8 @@ pub struct AddressSpace {
     pub(crate) id: SpaceId,
     pub(crate) ram: &'static Ram,
     pub(crate) space: Arc<dyn GuestSpace>,
-    pub(crate) me: Weak<AddressSpace>,
+    /// What objects and `ram` know this space by.
+    pub(crate) handle: Arc<Handle>,
     pub(crate) structure: Mutex<Structure>,
     pub(crate) tables: SpinLock<Tables>,
 }
@@ -176,7 +185,8 @@ impl AddressSpace {
             brk: layout.start_brk,
             layout,
             lock_future: VmaFlags::empty(),
-            known_to: BTreeSet::new(),
+            known_to: BTreeMap::new(),
+            hand: 0,
             host_maps: 0,
             shown: false,
         };
@@ -189,14 +199,18 @@ impl AddressSpace {
             next_hot: 0,
             charge,
         };
-        Ok(Arc::new_cyclic(|me| AddressSpace {
+        crate::reclaim::bury_the_dead();
+        let space = Arc::new_cyclic(|me| AddressSpace {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             ram,
             space,
-            me: me.clone(),
+            handle: Handle::new(me.clone()),
             structure: Mutex::ranked(Rank::SleepingLeaf, structure),
             tables: SpinLock::ranked(Rank::PageTable, tables),
-        }))
+        });
+        let handle: Weak<Handle> = Arc::downgrade(&space.handle);
+        ram.register_reclaim(handle);
+        Ok(space)
     }
 
     /// A number that no other address space ever has.
@@ -323,11 +337,18 @@ impl AddressSpace {
     /// Tells `vma`'s object of this space, once. Before the mapping is made, with no lock held.
     pub(crate) fn register(&self, vma: &Vma) {
         let Some(backing) = &vma.backing else { return };
-        let id = backing.pages.id();
-        if self.structure.lock().known_to.insert(id) {
-            let me: Weak<AddressSpace> = self.me.clone();
-            backing.pages.register_mapper(me);
+        let mut structure = self.structure.lock();
+        if structure.is_known_to(&backing.pages) {
+            return;
         }
+        // Those that are gone are taken out when there are many.
+        if structure.known_to.len() >= 64 && structure.known_to.len().is_power_of_two() {
+            structure.known_to.retain(|_, pages| pages.strong_count() > 0);
+        }
+        structure.known_to.insert(backing.pages.id(), Arc::downgrade(&backing.pages));
+        drop(structure);
+        let handle: Weak<Handle> = Arc::downgrade(&self.handle);
+        backing.pages.register_mapper(handle);
     }
 }
 

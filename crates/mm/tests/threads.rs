@@ -16,6 +16,7 @@ fn beside(workers: &[&(dyn Fn() + Sync)], rounds: u64, mut driver: impl FnMut(u6
     std::thread::scope(|scope| {
         for worker in workers {
             scope.spawn(|| {
+                worker();
                 while !over.load(Ordering::Relaxed) {
                     worker();
                 }
@@ -40,11 +41,11 @@ fn threads_read_what_they_stored_while_others_copy_the_same_pages() {
     let m = machine();
     m.stub.slow.store(true, Ordering::Relaxed);
     let at = m.anon(8 * PAGE);
-    let turn = AtomicUsize::new(0);
-    // Each round uses bytes of its own in pages that all share.
-    let worker = || {
-        let mine = turn.fetch_add(1, Ordering::Relaxed) as u64;
-        let addr = at + mine % 8 * PAGE + mine / 8 % PAGE;
+    // Each thread has bytes of its own in pages that all share.
+    let turns = [AtomicUsize::new(0), AtomicUsize::new(0)];
+    let work = |who: usize| {
+        let mine = turns[who].fetch_add(1, Ordering::Relaxed) as u64;
+        let addr = at + mine % 8 * PAGE + (mine / 8 * 2 + who as u64) % PAGE;
         let value = (mine % 250) as u8;
         m.poke(addr, value).unwrap();
         assert_eq!(m.load(addr), Ok(value), "the guest does not see what the kernel wrote");
@@ -54,7 +55,7 @@ fn threads_read_what_they_stored_while_others_copy_the_same_pages() {
         m.poke(addr, value + 3).unwrap();
         assert_eq!(m.load(addr), Ok(value + 3));
     };
-    beside(&[&worker, &worker], 3_000 * scale(), |round| {
+    beside(&[&|| work(0), &|| work(1)], 3_000 * scale(), |round| {
         let child = m.fork(&[at + round % 8 * PAGE]);
         if round % 3 == 0 {
             child.store(at + PAGE, 1).unwrap();
@@ -163,6 +164,59 @@ fn reclaim_takes_file_pages_from_the_very_space_that_asks_for_memory() {
     beside(&[&worker, &worker], 5000 * scale(), |_| worker());
     assert!(shrinker.1.load(Ordering::Relaxed) > 0);
     m.check();
+}
+
+struct Owner(Arc<File>);
+
+impl Reclaim for Owner {
+    fn reclaim(&self, _: usize) -> usize {
+        self.0.drop_idle()
+    }
+}
+
+#[test]
+fn a_file_larger_than_memory_can_be_mapped_and_locked_pages_stay() {
+    let m = machine_of(2 << 20);
+    let file = File::new(&m, 3, 4000);
+    let owner = Arc::new(Owner(file.clone()));
+    let weak = Arc::downgrade(&owner);
+    m.ram.register_reclaim(weak);
+    let mapping = Mapping::of(file.file_backing(0), 0, 4000 * PAGE, platform::Protection::READ, MapFlags::SHARED);
+    let mapped = m.space.map(mapping).unwrap();
+    m.space.lock_pages(mapped, 10 * PAGE, false).unwrap();
+    let locked = m.space.pagemap(mapped);
+    let other = m.fork(&[]);
+    for round in 0..2 {
+        for page in 0..4000 {
+            let who = if page % 3 == round { &m } else { &other };
+            assert_eq!(who.load(mapped + page * PAGE), Ok((page + 1) as u8));
+        }
+    }
+    m.check();
+    other.check();
+    assert_eq!(m.space.pagemap(mapped), locked);
+    assert_eq!(m.space.in_core(mapped, 10 * PAGE), Ok(vec![1; 10]));
+}
+
+#[test]
+fn a_space_that_a_truncation_was_the_last_to_hold_is_dropped_all_the_same() {
+    let m = machine();
+    let file = File::new(&m, 3, 8);
+    let turn = AtomicUsize::new(0);
+    let worker = || {
+        let space = AddressSpace::new(m.ram, Stub::new(m.ram), Limits::default()).unwrap();
+        let at = space.map(Mapping::of(file.backing(0), 0, 8 * PAGE, RW, MapFlags::PRIVATE)).unwrap();
+        for page in 0..8 {
+            space.fault(at + page * PAGE, Access::Write).unwrap();
+        }
+        turn.fetch_add(1, Ordering::Relaxed);
+    };
+    beside(&[&worker, &worker], 3000 * scale(), |_| file.write_back());
+    let _ = m.space.fault(0, Access::Read);
+    file.truncate(0);
+    // What the dead held is theirs no more.
+    assert_eq!(m.ram.stats().free, m.ram.frames());
+    assert!(turn.load(Ordering::Relaxed) > 0);
 }
 
 #[test]

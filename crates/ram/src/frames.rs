@@ -17,13 +17,26 @@ use sync::{Rank, SpinLock};
 /// Frames in a run: 64 KiB.
 pub const RUN_FRAMES: usize = 16;
 
+/// How often owners are asked, with borrowers in between, before there is no memory.
+const RECLAIM_ROUNDS: usize = 4;
+
+/// Times in a row that reclaim may free nothing before there is no memory.
+const FRUITLESS_TRIES: usize = 3;
+
 /// The number of a frame.
 pub type Pfn = u32;
 
-/// Somebody who can free frames when they run out: page caches, caches of kernel objects.
+/// Somebody who can do something when frames run out: page caches, caches of kernel objects, address spaces.
+///
+/// Called from whoever needs memory, with whatever sleeping locks they hold.
 pub trait Reclaim: Send + Sync {
     /// Tries to free at least `frames` frames; answers how many it freed. It must not allocate frames and must not sleep on I/O that needs them.
     fn reclaim(&self, frames: usize) -> usize;
+    /// Lets go of about `frames` frames that it only borrows, so that whoever owns them can free them; answers how many.
+    fn let_go(&self, frames: usize) -> usize {
+        let _ = frames;
+        0
+    }
 }
 
 /// How RAM is used, in frames but for `charged_bytes`.
@@ -47,6 +60,7 @@ pub struct Ram {
     charged_bytes: AtomicUsize,
     offline_frames: AtomicUsize,
     reclaimers: SpinLock<Vec<std::sync::Weak<dyn Reclaim>>>,
+    next_to_let_go: AtomicUsize,
 }
 
 /// A reference to one frame. Cloning shares it; the last drop frees it.
@@ -67,6 +81,7 @@ impl Ram {
             charged_bytes: AtomicUsize::new(0),
             offline_frames: AtomicUsize::new(0),
             reclaimers: SpinLock::new(Vec::new()),
+            next_to_let_go: AtomicUsize::new(0),
         }))
     }
 
@@ -106,7 +121,14 @@ impl Ram {
 
     /// Registers somebody who can free frames. They are asked in the order of registration.
     pub fn register_reclaim(&self, reclaimer: std::sync::Weak<dyn Reclaim>) {
-        self.reclaimers.lock().push(reclaimer);
+        let mut reclaimers = self.reclaimers.lock();
+        // Those that are gone are taken out when the list would grow, so that registering costs nothing to speak of.
+        if reclaimers.len() == reclaimers.capacity() {
+            reclaimers.retain(|known| known.strong_count() > 0);
+            let room = reclaimers.len() + 64;
+            reclaimers.reserve(room);
+        }
+        reclaimers.push(reclaimer);
     }
 
     /// One frame, contents undefined. ENOMEM when RAM is used up and nothing can be reclaimed. May sleep, as everything here that asks for memory:
@@ -143,12 +165,7 @@ impl Ram {
     /// [`Ram::release`]). All or nothing.
     pub fn alloc_pfns(&'static self, zeroed: bool, out: &mut [Pfn]) -> Result<(), Errno> {
         let bytes = out.len() * PAGE_SIZE;
-        if !self.take_room(bytes) {
-            self.reclaim(out.len());
-            if !self.take_room(bytes) {
-                return Err(Errno::ENOMEM);
-            }
-        }
+        self.make_room(bytes)?;
         for chunk in out.chunks_mut(64) {
             // The room was ours, so the frames are there.
             let zero = self.pool.lock().take(chunk).unwrap_or_else(|| unreachable!("frames are counted before they are taken"));
@@ -179,12 +196,7 @@ impl Ram {
 
     /// Charges `len_bytes` of kernel memory. ENOMEM when RAM has no room for it. May sleep.
     pub fn charge(&'static self, len_bytes: usize) -> Result<Charge, Errno> {
-        if !self.take_room(len_bytes) {
-            self.reclaim(len_bytes.div_ceil(PAGE_SIZE));
-            if !self.take_room(len_bytes) {
-                return Err(Errno::ENOMEM);
-            }
-        }
+        self.make_room(len_bytes)?;
         self.charged_bytes.fetch_add(len_bytes, Ordering::Relaxed);
         Ok(Charge::new(self, len_bytes))
     }
@@ -198,16 +210,51 @@ impl Ram {
         self.room_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes)).is_ok()
     }
 
-    fn reclaim(&self, frames: usize) {
+    /// Takes room, and has frames freed until there is enough. What one thread has freed another may take first, so it takes more than one fruitless
+    /// try to say that there is none.
+    fn make_room(&self, bytes: usize) -> Result<(), Errno> {
+        let mut fruitless = 0;
+        while !self.take_room(bytes) {
+            if bytes > self.frames() * PAGE_SIZE || fruitless == FRUITLESS_TRIES {
+                return Err(Errno::ENOMEM);
+            }
+            if self.reclaim(bytes.div_ceil(PAGE_SIZE)) {
+                fruitless = 0;
+            } else {
+                fruitless += 1;
+                sync::yield_now();
+            }
+        }
+        Ok(())
+    }
+
+    /// Has frames freed: by their owners; if that is not enough, by those who borrow them first, and then by the owners again. Answers whether
+    /// any were.
+    fn reclaim(&self, frames: usize) -> bool {
         let reclaimers: Vec<_> = self.reclaimers.lock().iter().filter_map(std::sync::Weak::upgrade).collect();
         let want = frames.max(RUN_FRAMES);
         let mut freed = 0;
-        for reclaimer in reclaimers {
-            if freed >= want {
+        for _ in 0..RECLAIM_ROUNDS {
+            for reclaimer in &reclaimers {
+                if freed >= want {
+                    return true;
+                }
+                freed += reclaimer.reclaim(want - freed);
+            }
+            // Not always the same first, and more than is wanted, since several may borrow a frame.
+            let begin = self.next_to_let_go.fetch_add(1, Ordering::Relaxed);
+            let mut let_go = 0;
+            for i in 0..reclaimers.len() {
+                if let_go >= 4 * want {
+                    break;
+                }
+                let_go += reclaimers[(begin + i) % reclaimers.len()].let_go(2 * want);
+            }
+            if let_go == 0 {
                 break;
             }
-            freed += reclaimer.reclaim(want - freed);
         }
+        freed > 0
     }
 
     /// Gives up to `max_bytes` of free memory back to the host; answers how much. The frames stay free: this is for idle times, since a frame

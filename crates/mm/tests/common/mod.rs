@@ -203,6 +203,18 @@ impl File {
     pub fn backing(self: &Arc<File>, offset: u64) -> Backing {
         Backing { pages: self.clone(), file: None, offset }
     }
+    /// As mapped through a file, which counts as such.
+    pub fn file_backing(self: &Arc<File>, offset: u64) -> Backing {
+        Backing { file: Some(Arc::new(Name(self.id))), ..self.backing(offset) }
+    }
+    /// Reclaim as page caches do it: drops clean pages that nobody maps.
+    pub fn drop_idle(&self) -> usize {
+        let dirty = self.dirty.lock().unwrap();
+        let mut cache = self.cache.lock().unwrap();
+        let before = cache.len();
+        cache.retain(|index, frame| dirty.contains(index) || !frame.is_unique());
+        before - cache.len()
+    }
     fn each_mapper(&self, f: impl Fn(&dyn Mapper)) {
         let mappers: Vec<_> = self.mappers.lock().unwrap().iter().filter_map(Weak::upgrade).collect();
         for mapper in mappers {
@@ -230,11 +242,28 @@ impl File {
     /// Reclaim: drops clean pages that nobody uses once they are unmapped.
     pub fn shrink(&self) -> usize {
         self.each_mapper(|mapper| mapper.unmap_object(self.id, 0, u64::MAX, false));
-        let dirty = self.dirty.lock().unwrap();
-        let mut cache = self.cache.lock().unwrap();
-        let before = cache.len();
-        cache.retain(|index, frame| dirty.contains(index) || !frame.is_unique());
-        before - cache.len()
+        self.drop_idle()
+    }
+}
+
+/// A mapped file with no other properties.
+pub struct Name(pub u64);
+
+impl MappedFile for Name {
+    fn path(&self) -> Vec<u8> {
+        b"/file".to_vec()
+    }
+    fn device(&self) -> u64 {
+        1
+    }
+    fn inode(&self) -> u64 {
+        self.0
+    }
+    fn sync_pages(&self, _: u64, _: u64) -> Result<(), Errno> {
+        Ok(())
+    }
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
     }
 }
 
