@@ -1,9 +1,12 @@
-//! Guest devices over the platform's traits: consoles and disks so far; network transports, management console and watchdog join them.
+//! Guest devices over the platform's traits: consoles, pseudoterminals and disks so far; network transports, management console and watchdog join
+//! them.
 //!
 //! What it is not: line discipline, disk formats or protocols (each a library below), or tasks: who calls, and how a process group is signalled,
 //! comes through [`terminal::Jobs`].
 #![forbid(unsafe_code)]
 
+pub mod devpts;
+pub mod pty;
 pub mod stream;
 pub mod terminal;
 pub mod ubd;

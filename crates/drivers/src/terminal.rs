@@ -25,11 +25,25 @@ pub trait Jobs: Send + Sync {
     /// Sends a signal from the terminal.
     fn signal(&self, target: Target, signal: Signal);
     /// The session now has this terminal, or none.
-    fn set_controlling(&self, session: Id, terminal: Option<Arc<Terminal>>);
+    fn set_controlling(&self, session: Id, terminal: Option<Arc<dyn Tty>>);
+    /// The session lost its terminal to a hangup: when its leader exits, this group gets SIGHUP and SIGCONT.
+    fn remember_group(&self, session: Id, group: Id);
     /// The caller alone gives its terminal up (TIOCNOTTY by one who leads nothing).
     fn drop_controlling(&self);
     /// The caller's controlling terminal, for `/dev/tty`.
-    fn controlling(&self) -> Option<Arc<Terminal>>;
+    fn controlling(&self) -> Option<Arc<dyn Tty>>;
+}
+
+/// A terminal that a session can have. Opening it as a device gives `/dev/tty`'s file.
+pub trait Tty: Device {
+    /// A number that no other terminal has.
+    fn id(&self) -> u64;
+    /// Its device number.
+    fn number(&self) -> vfs::DeviceNumber;
+    /// The foreground process group, if a session has the terminal.
+    fn foreground(&self) -> Option<Id>;
+    /// The session's leader has exited while it had this terminal.
+    fn leader_exits(&self);
 }
 
 /// Bytes taken from the channel at once.
@@ -103,25 +117,13 @@ impl Terminal {
         terminal
     }
 
-    /// A number that no other terminal has.
-    #[must_use]
-    pub fn id(&self) -> u64 {
-        self.id
-    }
     /// Its name below `/dev`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
-    /// Its device number.
-    #[must_use]
-    pub fn number(&self) -> vfs::DeviceNumber {
-        self.number
-    }
-    /// The foreground process group, if a session has the terminal.
-    #[must_use]
-    pub fn foreground(&self) -> Option<Id> {
-        self.line.lock().control.foreground()
+    fn tty(&self) -> Option<Arc<dyn Tty>> {
+        self.me.upgrade().map(|me| me as Arc<dyn Tty>)
     }
 
     /// Kernel messages and other output from below; `\n` becomes what the settings say.
@@ -159,14 +161,8 @@ impl Terminal {
             is_admin: true,
         };
         if self.line.lock().control.acquire_by_open(&leader, true) {
-            self.jobs.set_controlling(session, self.me.upgrade());
+            self.jobs.set_controlling(session, self.tty());
         }
-    }
-
-    /// The session's leader has exited while it had this terminal.
-    pub fn leader_exits(&self) {
-        let farewell = self.line.lock().control.leader_exits();
-        self.part(farewell);
     }
 
     /// The other end is gone.
@@ -356,6 +352,22 @@ impl Terminal {
 /// An open terminal.
 struct TerminalFile(Arc<Terminal>);
 
+impl Tty for Terminal {
+    fn id(&self) -> u64 {
+        self.id
+    }
+    fn number(&self) -> vfs::DeviceNumber {
+        self.number
+    }
+    fn foreground(&self) -> Option<Id> {
+        self.line.lock().control.foreground()
+    }
+    fn leader_exits(&self) {
+        let farewell = self.line.lock().control.leader_exits();
+        self.part(farewell);
+    }
+}
+
 impl Device for Terminal {
     fn open(&self, open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
         let me = self.me.upgrade().ok_or(Errno::ENXIO)?;
@@ -493,11 +505,11 @@ impl FileOps for TerminalFile {
     }
 }
 
-fn put_int(caller: &IoctlCaller<'_>, addr: u64, value: i32) -> SysResult<()> {
+pub(crate) fn put_int(caller: &IoctlCaller<'_>, addr: u64, value: i32) -> SysResult<()> {
     Ok(caller.memory.write_all(addr, &value.to_ne_bytes())?)
 }
 
-fn get_int(caller: &IoctlCaller<'_>, addr: u64) -> SysResult<i32> {
+pub(crate) fn get_int(caller: &IoctlCaller<'_>, addr: u64) -> SysResult<i32> {
     let mut bytes = [0; 4];
     caller.memory.read_exact(addr, &mut bytes)?;
     Ok(i32::from_ne_bytes(bytes))
@@ -596,11 +608,11 @@ impl Terminal {
                 if let Some(session) = robbed {
                     self.jobs.set_controlling(session, None);
                 }
-                self.jobs.set_controlling(me.session, self.me.upgrade());
+                self.jobs.set_controlling(me.session, self.tty());
                 Ok(())
             }
             Request::GiveUpControlling => {
-                let farewell = self.line.lock().control.give_up(&me, false)?;
+                let farewell = self.line.lock().control.release(&me)?;
                 if farewell == Farewell::default() {
                     self.jobs.drop_controlling();
                 }

@@ -6,8 +6,10 @@ use crate::machine::Machine;
 use crate::run;
 use crate::wiring::INFO;
 use abi::{Errno, SysError};
+use drivers::devpts::DevPtsType;
 use fs::devtmpfs::Devtmpfs;
 use fs::ext4::ExtType;
+use fs::sysfs::Sysfs;
 use fs::tmpfs::{Options, Tmpfs, TmpfsType};
 use mm::AddressSpace;
 use std::path::Path as HostPath;
@@ -39,13 +41,20 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     fs::devices::register(machine.vfs, entropy).map_err(failed("the memory devices could not be made"))?;
     let proc = crate::procfs::make(machine, &config.command_line);
     let devtmpfs = Devtmpfs::new(machine.vfs).map_err(failed("devtmpfs could not be made"))?;
-    for kind in [Arc::new(TmpfsType::TMPFS) as Arc<dyn vfs::FileSystemType>, Arc::new(TmpfsType::RAMFS), devtmpfs.clone(), proc] {
+    for kind in [
+        Arc::new(TmpfsType::TMPFS) as Arc<dyn vfs::FileSystemType>,
+        Arc::new(TmpfsType::RAMFS),
+        devtmpfs.clone(),
+        proc,
+        Sysfs::new(machine.vfs),
+    ] {
         machine.vfs.register_type(kind);
     }
     let ext = ExtType::all();
     for kind in &ext {
         machine.vfs.register_type(kind.clone());
     }
+    DevPtsType::register(machine.vfs, machine.jobs.clone()).map_err(failed("the pseudoterminals could not be made"))?;
     let consoles = console::make(machine, config).map_err(failed("the console could not be opened"))?;
     crate::disks::make(machine, config);
     if !config.disks.is_empty() || matches!(config.root, Root::Device(_)) {
@@ -53,10 +62,13 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     }
     let start = make_root(machine, config, &ext)?;
     let caller = start.caller(machine);
-    mount_at(&caller, b"/dev", b"devtmpfs").map_err(failed("/dev could not be mounted"))?;
+    mount_at(&caller, b"/dev", b"devtmpfs", b"").map_err(failed("/dev could not be mounted"))?;
     if config.program.search_path {
         // There is no init that would do it.
-        mount_at(&caller, b"/proc", b"proc").map_err(failed("/proc could not be mounted"))?;
+        mount_at(&caller, b"/proc", b"proc", b"").map_err(failed("/proc could not be mounted"))?;
+        mount_at(&caller, b"/sys", b"sysfs", b"").map_err(failed("/sys could not be mounted"))?;
+        mount_at(&caller, b"/dev/pts", b"devpts", b"gid=5,mode=620,ptmxmode=666").map_err(failed("/dev/pts could not be mounted"))?;
+        mount_at(&caller, b"/dev/shm", b"tmpfs", b"mode=1777").map_err(failed("/dev/shm could not be mounted"))?;
     }
     let files = console::open(&caller, &consoles).map_err(failed("the first process's standard streams could not be opened"))?;
     let mut current = first_process(machine, &start, files).map_err(failed("the first process could not be made"))?;
@@ -154,14 +166,14 @@ fn no_root(machine: &Machine, name: &str) -> End {
     End::Panicked(text.into())
 }
 
-/// Mounts a file system of type `kind` on a directory, which is made if need be.
-pub fn mount_at(caller: &Caller<'_>, target: &[u8], kind: &[u8]) -> Result<(), Errno> {
+/// Mounts a file system of type `kind` with these options on a directory, which is made if need be.
+pub fn mount_at(caller: &Caller<'_>, target: &[u8], kind: &[u8], options: &[u8]) -> Result<(), Errno> {
     match make_directory(caller, target) {
         // A read-only root has what it has.
         Ok(()) | Err(Errno::EROFS) => {}
         Err(errno) => return Err(errno),
     }
-    caller.mount(kind, PathAt::cwd(target), kind, MountFlags::empty(), b"").map_err(SysError::errno)
+    caller.mount(kind, PathAt::cwd(target), kind, MountFlags::empty(), options).map_err(SysError::errno)
 }
 
 /// Makes a directory unless it is there.

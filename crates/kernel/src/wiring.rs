@@ -4,7 +4,7 @@ use crate::config::End;
 use crate::run;
 use crate::vdso::Vdso;
 use abi::{Errno, SigInfo, Signal, WaitStatus};
-use drivers::terminal::{Jobs, Terminal};
+use drivers::terminal::{Jobs, Tty};
 use std::any::Any;
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
@@ -74,7 +74,7 @@ impl Hooks for Wiring {
 }
 
 /// A terminal as its session's processes know it.
-struct Controlling(Arc<Terminal>);
+struct Controlling(Arc<dyn Tty>);
 
 impl ControllingTerminal for Controlling {
     fn device(&self) -> u64 {
@@ -91,6 +91,43 @@ impl ControllingTerminal for Controlling {
     }
 }
 
+/// What a session that lost its terminal to a hangup remembers of it: the group that was in the foreground.
+struct Former {
+    system: &'static System,
+    group: Id,
+}
+
+impl ControllingTerminal for Former {
+    fn device(&self) -> u64 {
+        0
+    }
+    fn foreground(&self) -> Option<i32> {
+        None
+    }
+    fn leader_exits(&self) {
+        for (target, signal) in tty::job::leader_exits_later(Some(self.group)) {
+            send(self.system, target, signal);
+        }
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn send(system: &System, target: Target, signal: Signal) {
+    let processes: Vec<_> = {
+        let table = system.table();
+        match target {
+            Target::Group(group) => table.group(group).cloned().collect(),
+            Target::SessionLeader(session) => table.process(session).cloned().into_iter().collect(),
+        }
+    };
+    for process in processes {
+        // A process that dies meanwhile needs no signal.
+        let _ = process.send(task::signal::To::Process, SigInfo::kernel(signal));
+    }
+}
+
 /// [`Jobs`] of the real machine. It learns of the system once that is made.
 #[derive(Default)]
 pub struct JobControl {
@@ -98,7 +135,7 @@ pub struct JobControl {
 }
 
 impl JobControl {
-    fn terminal_of(&self, session: Id) -> Option<Arc<Terminal>> {
+    fn terminal_of(&self, session: Id) -> Option<Arc<dyn Tty>> {
         let table = self.system.get()?.table();
         table.terminal(session).and_then(|t| t.as_any().downcast_ref::<Controlling>()).map(|c| c.0.clone())
     }
@@ -143,20 +180,16 @@ impl Jobs for JobControl {
         self.system.get()?.table().tree.session_of_group(group)
     }
     fn signal(&self, target: Target, signal: Signal) {
-        let Some(system) = self.system.get() else { return };
-        let processes: Vec<_> = {
-            let table = system.table();
-            match target {
-                Target::Group(group) => table.group(group).cloned().collect(),
-                Target::SessionLeader(session) => table.process(session).cloned().into_iter().collect(),
-            }
-        };
-        for process in processes {
-            // A process that dies meanwhile needs no signal.
-            let _ = process.send(task::signal::To::Process, SigInfo::kernel(signal));
+        if let Some(system) = self.system.get() {
+            send(system, target, signal);
         }
     }
-    fn set_controlling(&self, session: Id, terminal: Option<Arc<Terminal>>) {
+    fn remember_group(&self, session: Id, group: Id) {
+        if let Some(&system) = self.system.get() {
+            system.set_session_terminal(session, Some(Arc::new(Former { system, group })));
+        }
+    }
+    fn set_controlling(&self, session: Id, terminal: Option<Arc<dyn Tty>>) {
         let Some(system) = self.system.get() else { return };
         let terminal: Option<Arc<dyn ControllingTerminal>> = terminal.map(|t| Arc::new(Controlling(t)) as Arc<dyn ControllingTerminal>);
         system.set_session_terminal(session, terminal);
@@ -164,7 +197,7 @@ impl Jobs for JobControl {
     fn drop_controlling(&self) {
         // A process that leads nothing shares its session's terminal: it can't give it up alone here.
     }
-    fn controlling(&self) -> Option<Arc<Terminal>> {
+    fn controlling(&self) -> Option<Arc<dyn Tty>> {
         let session = current_task()?.process().session();
         self.terminal_of(session)
     }

@@ -243,14 +243,6 @@ impl Control {
         Ok(self.part_from_session(&[Signal::SIGHUP, Signal::SIGCONT]))
     }
 
-    /// As [`release`](Self::release): the kind of terminal makes no difference.
-    ///
-    /// # Errors
-    /// As `release`.
-    pub fn give_up(&mut self, caller: &Caller, _is_pty: bool) -> Result<Farewell, Errno> {
-        self.release(caller)
-    }
-
     /// The session's leader exits while it has this terminal, which is no pty: the terminal hangs up, and the foreground group gets SIGHUP.
     pub fn leader_exits(&mut self) -> Farewell {
         let foreground = self.foreground;
