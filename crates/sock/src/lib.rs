@@ -1,7 +1,7 @@
 //! Socket objects: what a socket descriptor stands for, and the protocol families behind it.
 //!
 //! What it is: [`Socket`], the file (its options and the calls of socket(2), send(2), recv(2) and their relatives); `unix`, local sockets;
-//! [`Sockets`], what all sockets of a machine share.
+//! `inet`, UDP, TCP and raw sockets over `network`, the machine's stack; `netlink`, rtnetlink; [`Sockets`], what all sockets of a machine share.
 //!
 //! What it is not: the system calls (`syscall` copies addresses, iovecs and control messages in and out and installs descriptors), or the network
 //! protocols (`net`).
@@ -10,7 +10,11 @@
 //! socket lies in frames, and everything else that a guest can make of it is charged.
 #![forbid(unsafe_code)]
 
+mod inet;
+mod interface;
 mod message;
+mod netlink;
+mod network;
 mod options;
 mod patience;
 mod protocol;
@@ -23,5 +27,5 @@ pub use options::Options;
 pub use patience::Patience;
 pub use protocol::{Call, How};
 pub use socket::{Kind, Socket};
-pub use sockets::Sockets;
+pub use sockets::{Sockets, World};
 pub use unix::SCM_MAX_FD;

@@ -72,6 +72,8 @@ pub(crate) trait Protocol: Any + Send + Sync {
     fn receive(&self, patience: Patience, request: ReceiveRequest, sink: &mut dyn Sink) -> SysResult<Received>;
     /// Readiness.
     fn poll(&self, table: Option<&mut PollTable>) -> Events;
+    /// An option of level SOL_SOCKET that `Options` keeps has changed.
+    fn changed(&self, _name: u32) {}
     /// setsockopt(2) but for what `Options` keeps. ENOPROTOOPT.
     fn set_option(&self, _level: i32, _name: i32, _value: &[u8]) -> Result<(), Errno> {
         Err(Errno::ENOPROTOOPT)

@@ -3,8 +3,9 @@
 use crate::message::{MessageFlags, ReceiveRequest, Received, SendRequest};
 use crate::options::Options;
 use crate::protocol::{Call, How, Protocol};
+use crate::sockets::Sockets;
 use abi::raw::net as raw;
-use abi::{Errno, SysResult};
+use abi::{Errno, SysError, SysResult};
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -45,6 +46,7 @@ impl Kind {
 
 /// A socket.
 pub struct Socket {
+    sockets: &'static Sockets,
     domain: u32,
     kind: Kind,
     protocol_number: i32,
@@ -54,8 +56,15 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn new(domain: u32, kind: Kind, protocol_number: i32, options: Arc<Options>, protocol: Arc<dyn Protocol>) -> Arc<Socket> {
-        Arc::new(Socket { domain, kind, protocol_number, options, protocol, ino: AtomicU64::new(0) })
+    pub(crate) fn new(
+        sockets: &'static Sockets,
+        domain: u32,
+        kind: Kind,
+        protocol_number: i32,
+        options: Arc<Options>,
+        protocol: Arc<dyn Protocol>,
+    ) -> Arc<Socket> {
+        Arc::new(Socket { sockets, domain, kind, protocol_number, options, protocol, ino: AtomicU64::new(0) })
     }
     /// The socket behind an open file. ENOTSOCK.
     pub fn from_file(file: &OpenFile) -> Result<&Socket, Errno> {
@@ -118,6 +127,9 @@ impl Socket {
         if level == raw::SOL_SOCKET as i32
             && let Some(result) = self.options.set(name as u32, value, is_admin)
         {
+            if result.is_ok() {
+                self.protocol.changed(name as u32);
+            }
             return result;
         }
         self.protocol.set_option(level, name, value)
@@ -171,7 +183,10 @@ impl FileOps for Socket {
         self.protocol.poll(table)
     }
     fn ioctl(&self, _: &OpenFile, caller: &IoctlCaller<'_>, command: u32, argument: u64) -> SysResult<i64> {
-        self.protocol.ioctl(caller, command, argument)
+        match self.protocol.ioctl(caller, command, argument) {
+            Err(SysError::Errno(Errno::ENOTTY)) => crate::interface::ioctl(self.sockets.network(), caller, command, argument),
+            other => other,
+        }
     }
     fn release(&self, _: &OpenFile) {
         self.protocol.release();

@@ -4,9 +4,9 @@ use crate::args::{UserAddr, UserRef};
 use crate::data::{RW_MAX, nofile, read_iovec};
 use abi::raw::net as raw;
 use abi::{Errno, Resource, Signal, SysError, SysResult, Timespec};
-use sock::{Call, Control, How, Identity, MessageFlags, ReceiveRequest, Received, SCM_MAX_FD, SendRequest, Socket, Sockets, Ucred};
+use sock::{Call, Control, How, Identity, MessageFlags, ReceiveRequest, Received, SCM_MAX_FD, SendRequest, Socket, Sockets, Ucred, World};
 use std::sync::Arc;
-use task::Current;
+use task::{Current, System};
 use vfs::{Capability, Fd, OnExec, OpenFile, OpenFlags, UserMemory, UserSink, UserSource};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -47,15 +47,33 @@ pub struct MmsgHdr {
     pad: u32,
 }
 
+/// The machine as sockets see it.
+struct Machine(&'static System);
+
+impl World for Machine {
+    fn identity(&self) -> Identity {
+        match task::current_task() {
+            Some(task) => Identity {
+                pid: task.process().pid(),
+                credentials: task.credentials(),
+                nofile: task.process().rlimit(Resource::Nofile).soft,
+            },
+            // A kernel task: nothing is refused to it.
+            None => Identity { pid: 0, credentials: Arc::new(vfs::Credentials::root()), nofile: u64::MAX },
+        }
+    }
+    fn random(&self, bytes: &mut [u8]) {
+        self.0.hooks.entropy(bytes);
+    }
+    fn realtime_offset_ns(&self) -> u64 {
+        self.0.realtime_ns().wrapping_sub(sync::monotonic_ns())
+    }
+}
+
 /// The machine's sockets.
 fn sockets(current: &Current) -> &'static Sockets {
-    Sockets::of(current.system().vfs, || match task::current_task() {
-        Some(task) => {
-            Identity { pid: task.process().pid(), credentials: task.credentials(), nofile: task.process().rlimit(Resource::Nofile).soft }
-        }
-        // A kernel task: nothing is refused to it.
-        None => Identity { pid: 0, credentials: Arc::new(vfs::Credentials::root()), nofile: u64::MAX },
-    })
+    let system = current.system();
+    Sockets::of(system.vfs, || Box::new(Machine(system)))
 }
 
 /// A descriptor's file, which is a socket. EBADF, ENOTSOCK.

@@ -271,6 +271,7 @@ table! {
     285 => file::fallocate(fd: i32, mode: u32, offset: i64, len: i64);
     286 => events::timerfd_settime(fd: i32, flags: u32, new: UserRef<abi::Itimerspec>, old: UserRef<abi::Itimerspec>);
     287 => events::timerfd_gettime(fd: i32, out: UserRef<abi::Itimerspec>);
+    288 => socket::accept4(fd: i32, address: UserAddr, len: UserRef<i32>, flags: u32);
     289 => signalfd::signalfd4(fd: i32, mask: UserRef<u64>, size: usize, flags: u32);
     290 => events::eventfd2(initial: u32, flags: u32);
     291 => events::epoll_create1(flags: u32);

@@ -37,7 +37,7 @@ fn kind_for(kind: Kind, protocol: i32) -> Result<Kind, Errno> {
 
 fn wrap(socket: Arc<UnixSocket>) -> Arc<Socket> {
     let endpoint = socket.endpoint();
-    Socket::new(AF_UNIX, endpoint.kind, 0, endpoint.options.clone(), socket)
+    Socket::new(endpoint.sockets, AF_UNIX, endpoint.kind, 0, endpoint.options.clone(), socket)
 }
 
 /// socket(2).

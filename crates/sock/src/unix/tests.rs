@@ -5,7 +5,7 @@ use crate::options::Options;
 use crate::patience::Patience;
 use crate::protocol::{How, Protocol};
 use crate::socket::Kind;
-use crate::sockets::Sockets;
+use crate::sockets::{Sockets, World};
 use crate::unix::socket::UnixSocket;
 use abi::{Errno, SysError};
 use ram::Ram;
@@ -20,11 +20,22 @@ struct Machine {
     ram: &'static Ram,
 }
 
+struct Root;
+
+impl World for Root {
+    fn identity(&self) -> Identity {
+        Identity { pid: 7, credentials: Arc::new(Credentials::root()), nofile: 1024 }
+    }
+    fn random(&self, _: &mut [u8]) {}
+    fn realtime_offset_ns(&self) -> u64 {
+        0
+    }
+}
+
 fn machine() -> Machine {
     let ram = Ram::for_tests(32 << 20);
     let vfs = Vfs::new(ram);
-    let who = || Identity { pid: 7, credentials: Arc::new(Credentials::root()), nofile: 1024 };
-    Machine { vfs, sockets: Sockets::of(vfs, who), ram }
+    Machine { vfs, sockets: Sockets::of(vfs, || Box::new(Root)), ram }
 }
 
 impl Machine {
