@@ -186,13 +186,15 @@ fn list(network: &Network, caller: &IoctlCaller<'_>, argument: u64) -> SysResult
     Ok(0)
 }
 
-/// An ioctl that no socket knows by itself. ENOTTY if it is none of these; ENODEV for an interface that is not there.
+/// Whether a command is about interfaces.
+pub(crate) fn is_for_interfaces(command: u32) -> bool {
+    (SIOCGIFNAME..=SIOCGIFTXQLEN).contains(&command) || command == SIOCGIFMAP
+}
+
+/// An ioctl on interfaces. ENOTTY for one that is not here; ENODEV for an interface that is not there.
 pub(crate) fn ioctl(network: &Network, caller: &IoctlCaller<'_>, command: u32, argument: u64) -> SysResult<i64> {
     if command == SIOCGIFCONF {
         return list(network, caller, argument);
-    }
-    if !(SIOCGIFNAME..=SIOCGIFTXQLEN).contains(&command) && command != SIOCGIFMAP {
-        return Err(Errno::ENOTTY.into());
     }
     let mut request = [0; IFREQ_LEN];
     caller.memory.read_exact(argument, &mut request)?;

@@ -20,6 +20,8 @@ mod patience;
 mod protocol;
 mod socket;
 mod sockets;
+#[cfg(test)]
+mod tests;
 mod unix;
 
 pub use message::{Control, Identity, MessageFlags, ReceiveRequest, Received, SendRequest, Ucred};

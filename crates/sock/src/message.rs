@@ -2,7 +2,8 @@
 
 use abi::raw::net as raw;
 use bitflags::bitflags;
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, Weak};
 use vfs::{Credentials, OpenFile};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -52,6 +53,8 @@ pub struct Identity {
     pub credentials: Arc<Credentials>,
     /// The soft RLIMIT_NOFILE: most descriptors that its user may have in flight.
     pub nofile: u64,
+    /// The process itself, for whoever made this to recognize (SO_PEERPIDFD).
+    pub process: Weak<dyn Any + Send + Sync>,
 }
 
 impl Identity {

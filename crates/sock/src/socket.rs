@@ -7,8 +7,8 @@ use crate::sockets::Sockets;
 use abi::raw::net as raw;
 use abi::{Errno, SysError, SysResult};
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use sync::Events;
 use vfs::{FileOps, IoctlCaller, OpenFile, PollTable, Positioning, Sink, Source};
 
@@ -122,6 +122,12 @@ impl Socket {
         let nonblocking = request.flags.contains(MessageFlags::DONTWAIT) || file.is_nonblocking();
         self.protocol.receive(self.options.receive_patience(nonblocking), request, sink)
     }
+    /// The process at the other end of a local socket, as [`crate::Identity`] had it: SO_PEERPIDFD. ENOPROTOOPT for other families, ENODATA
+    /// without a peer.
+    pub fn peer_process(&self) -> Result<Weak<dyn Any + Send + Sync>, Errno> {
+        let socket = self.protocol::<crate::unix::UnixSocket>().ok_or(Errno::ENOPROTOOPT)?;
+        Ok(socket.peer_owner().ok_or(Errno::ENODATA)?.process)
+    }
     /// setsockopt(2). `is_admin`: the caller has CAP_NET_ADMIN.
     pub fn set_option(&self, level: i32, name: i32, value: &[u8], is_admin: bool) -> Result<(), Errno> {
         if level == raw::SOL_SOCKET as i32
@@ -184,7 +190,9 @@ impl FileOps for Socket {
     }
     fn ioctl(&self, _: &OpenFile, caller: &IoctlCaller<'_>, command: u32, argument: u64) -> SysResult<i64> {
         match self.protocol.ioctl(caller, command, argument) {
-            Err(SysError::Errno(Errno::ENOTTY)) => crate::interface::ioctl(self.sockets.network(), caller, command, argument),
+            Err(SysError::Errno(Errno::ENOTTY)) if crate::interface::is_for_interfaces(command) => {
+                crate::interface::ioctl(self.sockets.network(), caller, command, argument)
+            }
             other => other,
         }
     }

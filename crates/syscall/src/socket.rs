@@ -5,8 +5,9 @@ use crate::data::{RW_MAX, nofile, read_iovec};
 use abi::raw::net as raw;
 use abi::{Errno, Resource, Signal, SysError, SysResult, Timespec};
 use sock::{Call, Control, How, Identity, MessageFlags, ReceiveRequest, Received, SCM_MAX_FD, SendRequest, Socket, Sockets, Ucred, World};
-use std::sync::Arc;
-use task::{Current, System};
+use std::any::Any;
+use std::sync::{Arc, Weak};
+use task::{Current, Process, System};
 use vfs::{Capability, Fd, OnExec, OpenFile, OpenFlags, UserMemory, UserSink, UserSource};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -47,6 +48,17 @@ pub struct MmsgHdr {
     pad: u32,
 }
 
+fn weak(process: &Arc<Process>) -> Weak<dyn Any + Send + Sync> {
+    Arc::downgrade(&(process.clone() as Arc<dyn Any + Send + Sync>))
+}
+
+/// SO_PEERPIDFD: a descriptor for the process at the other end. ESRCH when nobody remembers it any more.
+fn peer_pidfd(current: &Current, socket: &Socket) -> SysResult<Fd> {
+    let process = socket.peer_process()?.upgrade().ok_or(Errno::ESRCH)?;
+    let process = process.downcast::<Process>().map_err(|_| Errno::ENODATA)?;
+    current.open_pidfd(process, OpenFlags::empty())
+}
+
 /// The machine as sockets see it.
 struct Machine(&'static System);
 
@@ -57,9 +69,10 @@ impl World for Machine {
                 pid: task.process().pid(),
                 credentials: task.credentials(),
                 nofile: task.process().rlimit(Resource::Nofile).soft,
+                process: weak(task.process()),
             },
             // A kernel task: nothing is refused to it.
-            None => Identity { pid: 0, credentials: Arc::new(vfs::Credentials::root()), nofile: u64::MAX },
+            None => Identity { pid: 0, credentials: Arc::new(vfs::Credentials::root()), nofile: u64::MAX, process: Weak::<()>::new() },
         }
     }
     fn random(&self, bytes: &mut [u8]) {
@@ -240,7 +253,12 @@ pub fn setsockopt(current: &mut Current, fd: Fd, level: i32, name: i32, value: U
 pub fn getsockopt(current: &mut Current, fd: Fd, level: i32, name: i32, value: UserAddr, len: UserRef<i32>) -> SysResult<()> {
     let file = file(current, fd)?;
     let room = usize::try_from(len.read(current)?).map_err(|_| Errno::EINVAL)?;
-    let bytes = Socket::from_file(&file)?.option(level, name)?;
+    let socket = Socket::from_file(&file)?;
+    let bytes = if level == SOL_SOCKET && name == raw::SO_PEERPIDFD as i32 {
+        peer_pidfd(current, socket)?.to_ne_bytes().to_vec()
+    } else {
+        socket.option(level, name)?
+    };
     if level == SOL_SOCKET && name == raw::SO_PEERGROUPS as i32 && room < bytes.len() {
         len.write(current, &(bytes.len() as i32))?;
         return Err(Errno::ERANGE.into());

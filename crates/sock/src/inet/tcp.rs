@@ -20,6 +20,9 @@ impl InetSocket {
         }
         let to = address::parse(self.family, address)?;
         match self.network.with(|stack| stack.tcp_connect(self.id, to)) {
+            // Who may not wait is not told the outcome by this call, though over the loopback it is known by now: Linux's answer to the SYN waits
+            // until the socket's lock is released.
+            Err(Errno::EINPROGRESS) if patience == Patience::None => return Err(Errno::EINPROGRESS.into()),
             Err(Errno::EINPROGRESS) => {}
             // A call that was interrupted and goes on.
             Err(Errno::EALREADY) if patience != Patience::None => {}

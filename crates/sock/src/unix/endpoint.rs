@@ -14,9 +14,10 @@ use crate::unix::queue::{Lacks, NOTE_COST, Note, PLACES_COST, Piece, Queue};
 use crate::unix::rights::Flight;
 use crate::unix::socket::UnixSocket;
 use abi::{Errno, SysResult};
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use sync::{Events, SpinLock, WaitQueue};
 
 /// Bytes charged for a socket: endpoint, options, file operations.
@@ -36,11 +37,12 @@ pub(crate) struct Backlog {
 pub(crate) struct Owner {
     pub ucred: Ucred,
     pub groups: Arc<[u32]>,
+    pub process: Weak<dyn Any + Send + Sync>,
 }
 
 impl Owner {
     pub fn of(who: &Identity) -> Owner {
-        Owner { ucred: who.effective(), groups: who.credentials.groups.clone() }
+        Owner { ucred: who.effective(), groups: who.credentials.groups.clone(), process: who.process.clone() }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::socket::{Kind, Socket};
 use crate::sockets::Sockets;
 use abi::Errno;
 use abi::raw::net::AF_UNIX;
-use socket::UnixSocket;
+pub(crate) use socket::UnixSocket;
 use std::sync::Arc;
 
 fn kind_for(kind: Kind, protocol: i32) -> Result<Kind, Errno> {

@@ -289,7 +289,7 @@ impl UnixSocket {
     }
 
     /// SO_PEERCRED's and SO_PEERGROUPS's owner: the peer's, or a listening socket's own.
-    fn peer_owner(&self) -> Option<Owner> {
+    pub fn peer_owner(&self) -> Option<Owner> {
         if self.endpoint.is_listening() {
             return self.endpoint.owner.get().cloned();
         }

@@ -24,7 +24,7 @@ struct Root;
 
 impl World for Root {
     fn identity(&self) -> Identity {
-        Identity { pid: 7, credentials: Arc::new(Credentials::root()), nofile: 1024 }
+        Identity { pid: 7, credentials: Arc::new(Credentials::root()), nofile: 1024, process: std::sync::Weak::<()>::new() }
     }
     fn random(&self, _: &mut [u8]) {}
     fn realtime_offset_ns(&self) -> u64 {
