@@ -17,8 +17,8 @@ const DEFIANCE_NS: u64 = 20_000_000;
 /// Implements [`sched::Machine`] over stubs.
 pub struct HostMachine {
     stubs: &'static Stubs,
-    /// Kicked threads that did not stop at once: processor time they had used when that was noticed.
-    overdue: Mutex<HashMap<u64, u64>>,
+    /// Kicked threads that did not stop at once: when they were asked, and the processor time they had used when the delay was noticed.
+    overdue: Mutex<HashMap<u64, (u64, u64)>>,
 }
 
 impl HostMachine {
@@ -34,11 +34,11 @@ impl sched::Machine for HostMachine {
         Ok(Context::new(entry)?)
     }
 
-    fn kick(&self, token: u64, overdue_ns: u64) {
+    fn kick(&self, token: u64, asked_ns: u64, now_ns: u64) {
         let (pid, tid) = ((token >> 32) as i32, token as u32 as i32);
         // It may have ended by itself meanwhile.
         let _ = sys::tgkill(pid, tid, libc::SIGUSR1);
-        if overdue_ns < DEFIANCE_NS {
+        if now_ns.saturating_sub(asked_ns) < DEFIANCE_NS {
             return;
         }
         // Late because the host does not let it run, or because it blocks the signal? Only the second uses processor time.
@@ -47,7 +47,12 @@ impl sched::Machine for HostMachine {
         if overdue.len() > 1000 {
             overdue.clear();
         }
-        let before = *overdue.entry(token).or_insert(used);
+        let (asked, before) = overdue.entry(token).or_insert((asked_ns, used));
+        if *asked != asked_ns {
+            // It did stop that time, and has run since.
+            (*asked, *before) = (asked_ns, used);
+        }
+        let before = *before;
         if used.saturating_sub(before) >= DEFIANCE_NS {
             overdue.remove(&token);
             self.stubs.counters.killed_defiant.fetch_add(1, Ordering::Relaxed);

@@ -44,9 +44,9 @@ pub trait Context: Send + Sync {
 pub trait Machine: Send + Sync {
     /// A context on a stack of its own that runs `entry` when first entered and leaves for good when that returns. ENOMEM, EAGAIN.
     fn new_context(&self, entry: Box<dyn FnOnce() + Send>) -> Result<Box<dyn Context>, Errno>;
-    /// Stops the guest thread that was announced by [`enter_guest`] as `token`, soon; harmless if it has stopped already. With
-    /// `overdue_ns` the time since it was first asked: a thread that does not stop is the host's to deal with.
-    fn kick(&self, token: u64, overdue_ns: u64);
+    /// Stops the guest thread that was announced by [`enter_guest`] as `token`, soon; harmless if it has stopped already. It was first asked
+    /// at `asked_ns` of the monotonic clock, which is `now_ns` by now: a thread that does not stop is the host's to deal with.
+    fn kick(&self, token: u64, asked_ns: u64, now_ns: u64);
 }
 
 /// How a fiber gives up its virtual CPU.
@@ -212,7 +212,7 @@ impl Scheduler {
             quiet = if busy { 0 } else { quiet + 1 };
             // It lingers for a few ticks, so that a machine that is busy off and on does not wake it each time.
             let until = if quiet < 8 { Some(next.map_or(now + TICK_NS, |at| at.min(now + TICK_NS))) } else { next };
-            timer::sleep_driver(until);
+            timer::sleep_driver(until, || self.waiting.load(Ordering::SeqCst) != 0);
         }
     }
 
@@ -281,8 +281,14 @@ impl Scheduler {
         }
         let mut queue = self.queue.lock();
         let ((vruntime, _), (fiber, _)) = queue.ready.pop_first()?;
-        self.waiting.store(queue.ready.len() as u32, Ordering::SeqCst);
+        let left = queue.ready.len() as u32;
+        self.waiting.store(left, Ordering::SeqCst);
         queue.min_vruntime_ns = queue.min_vruntime_ns.max(vruntime);
+        drop(queue);
+        if left > 0 {
+            // Whoever waits counts on the ticker: to end our slice, or to wake an idle CPU.
+            self.rouse_ticker(crate::monotonic_ns());
+        }
         Some(fiber)
     }
 
@@ -322,10 +328,13 @@ impl Scheduler {
 
     /// Somebody off the virtual CPUs made a fiber ready: an idle CPU takes it, else the busy one that is furthest ahead makes room.
     fn find_cpu_for(&self, vruntime: u64, now: u64) {
-        if let Some(idle) = self.cpus.iter().find(|cpu| cpu.idle.load(Ordering::SeqCst)) {
+        // Claimed, so that the next one who comes finds another.
+        let claim = |cpu: &&Cpu| cpu.idle.compare_exchange(true, false, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if let Some(idle) = self.cpus.iter().find(claim) {
             wake_cpu(idle);
             return;
         }
+        self.rouse_ticker(now);
         let ahead =
             |cpu: &&Cpu| cpu.entered_vruntime_ns.load(Ordering::Relaxed) + now.saturating_sub(cpu.entered_at_ns.load(Ordering::Relaxed));
         if let Some(cpu) = self.cpus.iter().max_by_key(ahead)
@@ -375,7 +384,10 @@ impl Scheduler {
         if let Some(cpu) = self.cpus.iter().find(|cpu| cpu.fiber.load(Ordering::SeqCst) == fiber.id()) {
             // Not only now: if it is about to enter the guest, it must turn back.
             cpu.resched.store(true, Ordering::SeqCst);
-            self.kick(cpu, crate::monotonic_ns());
+            let now = crate::monotonic_ns();
+            self.kick(cpu, now);
+            // Should the kick be lost, the ticker repeats it.
+            self.rouse_ticker(now);
         }
     }
 
@@ -389,7 +401,7 @@ impl Scheduler {
             Err(first) => first,
         };
         self.stats.kicks.fetch_add(1, Ordering::Relaxed);
-        self.machine.kick(token, now.saturating_sub(first));
+        self.machine.kick(token, first, now);
     }
 
     fn idle(&self, cpu: &'static Cpu) {

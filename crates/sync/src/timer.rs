@@ -78,7 +78,7 @@ fn insert(key: (u64, u64), action: Action) {
         std::thread::spawn(|| {
             loop {
                 let next = run_timers(crate::monotonic_ns());
-                sleep_driver(next);
+                sleep_driver(next, || false);
             }
         });
     }
@@ -108,9 +108,15 @@ pub fn run_timers(now_ns: u64) -> Option<u64> {
     }
 }
 
-/// Sleeps until `until_ns` (for ever, if none) or [`wake_driver`].
-pub(crate) fn sleep_driver(until_ns: Option<u64>) {
+/// Sleeps until `until_ns` (for ever, if none) or [`wake_driver`]; no longer than a tick while there is `work`.
+pub(crate) fn sleep_driver(until_ns: Option<u64>, work: impl Fn() -> bool) {
     SLEEPING_UNTIL.store(until_ns.unwrap_or(u64::MAX), Ordering::SeqCst);
+    // Work that came before the store above found a driver that does not sleep: look once more. A tick ahead of time costs nothing.
+    let until_ns = if until_ns.is_none_or(|at| at > crate::monotonic_ns() + crate::sched::TICK_NS) && work() {
+        Some(crate::monotonic_ns() + crate::sched::TICK_NS)
+    } else {
+        until_ns
+    };
     // A timer inserted before the store above did not see it: look once more.
     let earliest = QUEUE.lock().first_key_value().map(|(key, _)| key.0);
     let until_ns = match (until_ns, earliest) {
