@@ -24,6 +24,9 @@ pub struct Machine {
     pub scheduler: &'static Scheduler,
     pub stubs: &'static Stubs,
     pub jobs: Arc<JobControl>,
+    /// What can be configured from outside while it runs: drivers register their kinds at boot.
+    #[allow(dead_code, reason = "the console that asks it comes with its socket")]
+    pub configurable: Arc<mconsole::devices::Devices>,
 }
 
 /// Starts a machine and waits until it has ended. Once in a process.
@@ -70,7 +73,7 @@ fn bring_up(config: &Config) -> Result<(Machine, Receiver<End>), String> {
     let system = System::new(ram, vfs, Arc::new(stubs), Box::new(wiring), limits);
     let jobs = Arc::new(JobControl::default());
     let _ = jobs.system.set(system);
-    Ok((Machine { system, vfs, scheduler, stubs, jobs }, end))
+    Ok((Machine { system, vfs, scheduler, stubs, jobs, configurable: Arc::default() }, end))
 }
 
 /// Waits for the machine to say that it has ended, or for this process to be told to end.

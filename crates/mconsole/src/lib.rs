@@ -3,6 +3,7 @@
 //! * [`packet`]: requests, replies and notifications as datagrams, byte for byte;
 //! * [`command`]: the thirteen commands and how a text becomes one of them;
 //! * [`server`]: the machine's side: datagram in, datagrams out, the work done by a [`server::Machine`];
+//! * [`devices`]: what `config` and `remove` work on: kinds of devices, each behind one trait;
 //! * [`client`]: the other side: where a machine's socket is, what is rewritten before it is sent.
 //!
 //! What it is not: sockets. Who owns the descriptor sends and receives.
@@ -12,5 +13,6 @@
 
 pub mod client;
 pub mod command;
+pub mod devices;
 pub mod packet;
 pub mod server;
