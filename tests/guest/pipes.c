@@ -211,6 +211,83 @@ static void a_ring_of_processes_passes_a_token(void) {
     EQUAL(token, COUNT * rounds);
 }
 
-MAIN(CASE(bytes_come_in_order), CASE(small_writes_are_whole), CASE(the_ends_notice_each_other), CASE(without_blocking),
+static void a_pipe_can_be_opened_again_by_its_descriptor(void) {
+    open_pipe(0);
+    char name[64];
+    CHECK(write(ends[1], "gone", 4) == 4);
+    close(ends[1]);
+    /* Nobody writes any more: a named pipe would wait here. */
+    snprintf(name, sizeof name, "/proc/self/fd/%d", ends[0]);
+    int again = open(name, O_RDONLY);
+    CHECK(again >= 0);
+    char found[8];
+    CHECK(read(again, found, 8) == 4 && !memcmp(found, "gone", 4));
+    EQUAL(read(again, found, 8), 0);
+    /* A new writer through it counts. */
+    int writer = open(name, O_WRONLY);
+    CHECK(writer >= 0 && fcntl(again, F_SETFL, O_NONBLOCK) == 0);
+    FAILS(read(again, found, 8), EAGAIN);
+    EQUAL(fcntl(ends[0], F_GETFL) & O_NONBLOCK, 0);
+    close(writer);
+    EQUAL(read(again, found, 8), 0);
+}
+
+static volatile sig_atomic_t io_signals, io_fd;
+static void on_io(int number, siginfo_t *info, void *context) {
+    (void)number, (void)context;
+    io_signals++;
+    io_fd = info->si_fd;
+}
+
+static void bytes_are_told_by_a_signal(void) {
+    open_pipe(0);
+    struct sigaction action = {.sa_sigaction = on_io, .sa_flags = SA_SIGINFO};
+    CHECK(sigaction(SIGRTMIN, &action, NULL) == 0);
+    CHECK(fcntl(ends[0], F_SETOWN, getpid()) == 0 && fcntl(ends[0], F_SETSIG, SIGRTMIN) == 0);
+    CHECK(write(ends[1], "x", 1) == 1);
+    EQUAL(io_signals, 0);
+    CHECK(fcntl(ends[0], F_SETFL, O_ASYNC) == 0);
+    CHECK(write(ends[1], "x", 1) == 1);
+    EQUAL(io_signals, 1);
+    EQUAL(io_fd, ends[0]);
+    CHECK(fcntl(ends[0], F_SETFL, 0) == 0);
+    CHECK(write(ends[1], "x", 1) == 1);
+    EQUAL(io_signals, 1);
+}
+
+static void splice_keeps_its_rules(void) {
+    int one[2], two[2];
+    CHECK(pipe(one) == 0 && pipe2(two, O_NONBLOCK) == 0);
+    FAILS(splice(one[0], NULL, one[1], NULL, 5, 0), EINVAL);
+    FAILS(tee(one[0], one[1], 5, 0), EINVAL);
+    FAILS(splice(two[0], NULL, one[1], NULL, 5, 0), EAGAIN);
+    FAILS(splice(one[0], NULL, two[1], NULL, 5, SPLICE_F_NONBLOCK), EAGAIN);
+    FAILS(splice(one[1], NULL, two[1], NULL, 5, 0), EBADF);
+    loff_t at = 0;
+    FAILS(splice(one[0], &at, two[1], NULL, 5, 0), ESPIPE);
+    int fd = open("appended", O_RDWR | O_CREAT | O_TRUNC | O_APPEND, 0600), zero = open("/dev/zero", O_RDONLY);
+    CHECK(write(one[1], "hello", 5) == 5);
+    FAILS(splice(one[0], NULL, fd, NULL, 5, 0), EINVAL);
+    FAILS(splice(fd, NULL, zero, NULL, 5, 0), EBADF);
+    FAILS(splice(fd, NULL, fd, NULL, 5, 0), EINVAL);
+    EQUAL(splice(one[0], NULL, two[1], NULL, 3, 0), 3);
+    char found[8];
+    CHECK(read(two[0], found, 8) == 3 && !memcmp(found, "hel", 3));
+    struct iovec parts[2] = {{"ab", 2}, {"cde", 3}};
+    EQUAL(vmsplice(two[1], parts, 2, 0), 5);
+    struct iovec back = {found, 8};
+    EQUAL(vmsplice(two[0], &back, 1, 0), 5);
+    CHECK(!memcmp(found, "abcde", 5));
+    FAILS(vmsplice(fd, parts, 2, 0), EBADF);
+    close(one[1]);
+    CHECK(read(one[0], found, 8) == 2);
+    EQUAL(splice(one[0], NULL, two[1], NULL, 5, 0), 0);
+    close(two[0]);
+    signal(SIGPIPE, SIG_IGN);
+    FAILS(splice(zero, NULL, two[1], NULL, 5, 0), EPIPE);
+}
+
+MAIN(CASE(a_pipe_can_be_opened_again_by_its_descriptor), CASE(bytes_are_told_by_a_signal), CASE(splice_keeps_its_rules),
+     CASE(bytes_come_in_order), CASE(small_writes_are_whole), CASE(the_ends_notice_each_other), CASE(without_blocking),
      CASE(the_size_can_be_changed), CASE(poll_tells_of_hangup_and_error), CASE(named_pipes_meet), CASE(a_pipe_cannot_seek),
      CASE(tee_copies_bytes), CASE(splice_moves_bytes), CASE(a_ring_of_processes_passes_a_token))

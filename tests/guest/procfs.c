@@ -1,5 +1,7 @@
 #include "t.h"
 #include <ctype.h>
+#include <sys/file.h>
+#include <sys/resource.h>
 
 static char text[65536];
 static long slurp(const char *name) {
@@ -79,5 +81,46 @@ static void a_child_comes_and_goes(void) {
     EQUAL(slurp(name), -1);
 }
 
-MAIN(CASE(self_is_this_process), CASE(descriptors_are_listed), CASE(maps_tell_the_mappings), CASE(the_machine_tells_of_itself),
+static void locks_are_listed(void) {
+    char name[64];
+    snprintf(name, sizeof name, "locked-%d", getpid());
+    int fd = open(name, O_RDWR | O_CREAT, 0600);
+    struct stat st;
+    CHECK(fd >= 0 && fstat(fd, &st) == 0);
+    unlink(name);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 10, .l_len = 20};
+    CHECK(fcntl(fd, F_SETLK, &lock) == 0 && flock(fd, LOCK_SH) == 0);
+    char posix[64], whole[64];
+    snprintf(posix, sizeof posix, ":%lu 10 29\n", (long)st.st_ino);
+    snprintf(whole, sizeof whole, ":%lu 0 EOF\n", (long)st.st_ino);
+    CHECK(slurp("/proc/locks") > 0 && strstr(text, posix) && strstr(text, whole));
+    CHECK(strstr(text, ": POSIX  ADVISORY  WRITE ") && strstr(text, ": FLOCK  ADVISORY  READ "));
+    close(fd);
+    CHECK(slurp("/proc/locks") >= 0 && !strstr(text, posix) && !strstr(text, whole));
+}
+
+static void open_files_are_counted(void) {
+    long before, free, most, after;
+    CHECK(slurp("/proc/sys/fs/file-nr") > 0 && sscanf(text, "%ld %ld %ld", &before, &free, &most) == 3);
+    CHECK(before > 0 && before < 1000000 && free == 0);
+    int fds[300];
+    struct rlimit limit = {400, 400};
+    CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    for (int i = 0; i < 300; i++) CHECK((fds[i] = open("/dev/null", O_RDONLY)) >= 0);
+    CHECK(slurp("/proc/sys/fs/file-nr") > 0 && sscanf(text, "%ld", &after) == 1);
+    CHECK(after > before);
+}
+
+static void what_goes_on_is_one_mapping(void) {
+    int fd = open("mapped", O_RDWR | O_CREAT | O_TRUNC, 0600);
+    CHECK(ftruncate(fd, 16384) == 0);
+    char *at = mmap(NULL, 16384, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(mmap(at, 8192, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) == at);
+    CHECK(mmap(at + 8192, 8192, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 8192) == at + 8192);
+    char wanted[64];
+    snprintf(wanted, sizeof wanted, "%lx-%lx r--s ", (long)at, (long)at + 16384);
+    CHECK(slurp("/proc/self/maps") > 0 && strstr(text, wanted));
+}
+
+MAIN(CASE(locks_are_listed), CASE(open_files_are_counted), CASE(what_goes_on_is_one_mapping), CASE(self_is_this_process), CASE(descriptors_are_listed), CASE(maps_tell_the_mappings), CASE(the_machine_tells_of_itself),
      CASE(a_child_comes_and_goes))

@@ -66,7 +66,7 @@ fn a_whole_file_lock_goes_with_its_description() {
     let open = || m.open("/f", OpenFlags::CREAT | OpenFlags::RDWR).unwrap();
     let (one, two) = (open(), open());
     let inode = one.inode().clone();
-    let take = |id, kind| flock(ram, &inode, id, kind, LockWait::No).map_err(|e| e.errno());
+    let take = |id, kind| flock(ram, &inode, (id, 1), kind, LockWait::No).map_err(|e| e.errno());
     take(one.id(), Some(Shared)).unwrap();
     take(two.id(), Some(Shared)).unwrap();
     assert_eq!(take(one.id(), Some(Exclusive)), Err(Errno::EAGAIN));

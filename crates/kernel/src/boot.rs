@@ -69,6 +69,7 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
         mount_at(&caller, b"/sys", b"sysfs", b"").map_err(failed("/sys could not be mounted"))?;
         mount_at(&caller, b"/dev/pts", b"devpts", b"gid=5,mode=620,ptmxmode=666").map_err(failed("/dev/pts could not be mounted"))?;
         mount_at(&caller, b"/dev/shm", b"tmpfs", b"mode=1777").map_err(failed("/dev/shm could not be mounted"))?;
+        make_device_links(&devtmpfs.caller()).map_err(failed("the links in /dev could not be made"))?;
     }
     let files = console::open(&caller, &consoles).map_err(failed("the first process's standard streams could not be opened"))?;
     let mut current = first_process(machine, &start, files).map_err(failed("the first process could not be made"))?;
@@ -81,6 +82,19 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     }
     exec_first(machine, config, &mut current)?;
     machine.scheduler.spawn(move || run::run(current)).map(drop).map_err(failed("the first process could not be started"))
+}
+
+/// What udev makes in `/dev` where it runs: names of the process's own descriptors.
+fn make_device_links(caller: &Caller<'_>) -> Result<(), Errno> {
+    let links: [(&[u8], &[u8]); 4] =
+        [(b"fd", b"/proc/self/fd"), (b"stdin", b"/proc/self/fd/0"), (b"stdout", b"/proc/self/fd/1"), (b"stderr", b"/proc/self/fd/2")];
+    for (name, target) in links {
+        match caller.symlink(target, PathAt::cwd(name)).map_err(SysError::errno) {
+            Ok(_) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 fn banner(machine: &Machine, config: &Config) {

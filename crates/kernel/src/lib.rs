@@ -13,6 +13,7 @@ mod hosttree;
 mod machine;
 mod procfs;
 mod run;
+mod sigio;
 mod vdso;
 mod wiring;
 

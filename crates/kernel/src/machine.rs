@@ -71,6 +71,7 @@ fn bring_up(config: &Config) -> Result<(Machine, Receiver<End>), String> {
     let wiring = Wiring { scheduler, vfs, vdso, end: sender, first_is_command: config.program.search_path };
     let limits = Limits { threads_max: process_limit.max(16), ..Limits::default() };
     let system = System::new(ram, vfs, Arc::new(stubs), Box::new(wiring), limits);
+    crate::sigio::install(system);
     let jobs = Arc::new(JobControl::default());
     let _ = jobs.system.set(system);
     Ok((Machine { system, vfs, scheduler, stubs, jobs, configurable: Arc::default() }, end))

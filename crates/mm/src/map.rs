@@ -107,7 +107,8 @@ impl Drop for Deferred {
 /// The pages of `addr..addr+len`, `len` rounded up; `None` if that is not in the address space or `addr` is not at a page.
 pub(crate) fn page_range(addr: u64, len: u64) -> Option<(u64, u64)> {
     let len = len.checked_add(PAGE_MASK)? & !PAGE_MASK;
-    (addr & PAGE_MASK == 0 && addr.checked_add(len)? <= TASK_SIZE).then_some((addr >> PAGE_SHIFT, (addr + len) >> PAGE_SHIFT))
+    let end = addr.checked_add(len).filter(|end| *end <= TASK_SIZE)?;
+    (addr & PAGE_MASK == 0).then_some((addr >> PAGE_SHIFT, end >> PAGE_SHIFT))
 }
 
 impl AddressSpace {

@@ -92,7 +92,7 @@ pub fn fcntl(current: &mut Current, fd: Fd, command: u32, argument: u64) -> SysR
         }
         raw::F_GETFL => Ok(i64::from((file.flags() | OpenFlags::LARGEFILE).bits())),
         raw::F_SETFL => {
-            file.set_flags(OpenFlags::from_bits_truncate(argument as u32))?;
+            file.set_flags_by(fd, OpenFlags::from_bits_truncate(argument as u32))?;
             Ok(0)
         }
         raw::F_GETOWN => Ok(file.signal_owner().map_or(0, |o| i64::from(if o.kind == OwnerKind::Group { -o.id } else { o.id }))),
@@ -140,7 +140,7 @@ pub fn ioctl(current: &mut Current, fd: Fd, command: u32, argument: u64) -> SysR
             let on = UserRef::<i32>::at(argument).read(current)? != 0;
             let mut flags = file.flags();
             flags.set(if command == FIONBIO { OpenFlags::NONBLOCK } else { OpenFlags::ASYNC }, on);
-            file.set_flags(flags)?;
+            file.set_flags_by(fd, flags)?;
             Ok(0)
         }
         _ => {

@@ -29,7 +29,7 @@ fn size_limit(current: &Current) -> u64 {
 }
 
 /// A write that nobody will read comes with SIGPIPE, one past the size limit of its process with SIGXFSZ.
-fn signal_failure(current: &mut Current, file: &OpenFile, result: SysResult<usize>, limit: u64) -> SysResult<usize> {
+pub(crate) fn signal_failure(current: &mut Current, file: &OpenFile, result: SysResult<usize>, limit: u64) -> SysResult<usize> {
     let signal = match result {
         Err(SysError::Errno(Errno::EPIPE)) if file.ops().raises_sigpipe() => Signal::SIGPIPE,
         Err(SysError::Errno(Errno::EFBIG)) if limit != u64::MAX => Signal::SIGXFSZ,
@@ -247,7 +247,7 @@ fn copy(
     Ok(total)
 }
 
-fn user_offset(current: &Current, offset: UserRef<i64>) -> Result<Option<u64>, Errno> {
+pub(crate) fn user_offset(current: &Current, offset: UserRef<i64>) -> Result<Option<u64>, Errno> {
     offset.read_optional(current)?.map(position).transpose()
 }
 

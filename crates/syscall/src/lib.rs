@@ -29,6 +29,7 @@ mod sched;
 mod signal;
 mod signalfd;
 mod socket;
+mod splice;
 mod system;
 mod table;
 mod time;

@@ -6,7 +6,9 @@ use abi::raw::general as raw;
 use abi::{Errno, SysResult};
 use std::sync::Arc;
 use task::Current;
-use vfs::{Fd, LockKind, LockOwner, LockWait, OpenFile, RangeLock, flock as flock_inode, get_lock, release_locks, set_lock, unlock};
+use vfs::{
+    Fd, LockKind, LockOwner, LockWait, OpenFile, RangeLock, flock as flock_inode, get_lock, note_locked, release_locks, set_lock, unlock,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `struct flock` of x86-64.
@@ -85,6 +87,7 @@ pub fn fcntl_lock(current: &mut Current, file: &OpenFile, command: u32, at: User
         Some(kind) => {
             let wait = if matches!(command, raw::F_SETLKW | raw::F_OFD_SETLKW) { LockWait::Yes } else { LockWait::No };
             set_lock(ram, inode, RangeLock { owner, kind, start, end, pid }, wait)?;
+            note_locked(file);
         }
     }
     Ok(0)
@@ -103,7 +106,11 @@ pub fn flock(current: &mut Current, fd: Fd, operation: u32) -> SysResult<()> {
     if file.flags().contains(vfs::OpenFlags::PATH) {
         return Err(Errno::EBADF.into());
     }
-    flock_inode(current.system().ram, file.inode(), file.id(), kind, wait)
+    flock_inode(current.system().ram, file.inode(), (file.id(), current.pid()), kind, wait)?;
+    if kind.is_some() {
+        note_locked(&file);
+    }
+    Ok(())
 }
 
 /// The process closes a descriptor of `file`: its record locks there go.

@@ -73,7 +73,7 @@ fn file_mapping(file: &Arc<OpenFile>, addr: u64, len: u64, rights: Protection, f
     if no_exec {
         max_rights.remove(Protection::EXEC);
     }
-    let backing = Backing { pages, file: Some(Arc::new(FileMapping(file.clone()))), offset: offset / abi::PAGE_SIZE as u64 };
+    let backing = Backing { pages, file: Some(FileMapping::of(file)), offset: offset / abi::PAGE_SIZE as u64 };
     Ok(Mapping { addr, len, rights, max_rights, flags, backing: Some(backing), name: None })
 }
 

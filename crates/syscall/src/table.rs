@@ -3,7 +3,7 @@
 use crate::args::{Answer, Argument, Fd, UserAddr, UserRef};
 use crate::{
     credentials, descriptor, events, exec, file, futex, lock, memory, mount, path, pidfd, poll, process, resource, sched, signal, signalfd,
-    socket, system, time, timer, unimplemented, xattr,
+    socket, splice, system, time, timer, unimplemented, xattr,
 };
 use abi::{AltStack, Errno, Itimerspec, Itimerval, Rlimit, Rusage, SigAction, Timespec, Timeval};
 use task::{Current, Outcome};
@@ -262,7 +262,10 @@ table! {
     272 => process::unshare(flags: u64);
     273 => process::set_robust_list(head: UserAddr, len: usize);
     274 => process::get_robust_list(tid: i32, head: UserRef<u64>, len: UserRef<u64>);
+    275 => splice::splice(input: i32, in_offset: UserRef<i64>, out: i32, out_offset: UserRef<i64>, len: usize, flags: u32);
+    276 => splice::tee(input: i32, out: i32, len: usize, flags: u32);
     277 => file::sync_file_range(fd: i32, offset: i64, len: i64, flags: u32);
+    278 => splice::vmsplice(fd: i32, iov: UserAddr, count: usize, flags: u32);
     280 => path::utimensat(dir: i32, path: UserAddr, times: UserRef<[i64; 4]>, flags: u32);
     281 => events::epoll_pwait(epfd: i32, events: UserAddr, max: i32, timeout_ms: i32, mask: UserRef<u64>);
     282 => signalfd::signalfd(fd: i32, mask: UserRef<u64>, size: usize);

@@ -20,7 +20,15 @@ pub fn path_name(path: &vfs::Path) -> Vec<u8> {
 }
 
 /// The file behind a mapping.
-pub struct FileMapping(pub Arc<OpenFile>);
+pub struct FileMapping(Arc<OpenFile>);
+
+impl FileMapping {
+    /// The one that all mappings of this open file share.
+    #[must_use]
+    pub fn of(file: &Arc<OpenFile>) -> Arc<FileMapping> {
+        file.mapped_as(|| FileMapping(file.clone()))
+    }
+}
 
 impl MappedFile for FileMapping {
     fn path(&self) -> Vec<u8> {

@@ -16,8 +16,8 @@ use crate::types::FileKind;
 use crate::user::{FirstBytes, Sink, Source, UserMemory};
 use abi::{Errno, Signal, SysResult};
 use std::any::Any;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use sync::{Events, SpinLock, WaitQueue};
 
 /// Where lseek(2) counts from.
@@ -242,6 +242,8 @@ pub struct OpenFile {
     /// Listens on the file's queues while O_ASYNC is set.
     async_io: SpinLock<Option<Box<PollTable>>>,
     id: u64,
+    /// What its mappings have in common, see [`OpenFile::mapped_as`].
+    mapped: SpinLock<Option<Weak<dyn Any + Send + Sync>>>,
     /// It holds a count of its inode's writers.
     counts_as_writer: bool,
     _charge: Option<ram::Charge>,
@@ -266,6 +268,7 @@ impl OpenFile {
         credentials: Arc<Credentials>,
         charge: Option<ram::Charge>,
     ) -> OpenFile {
+        OPEN_FILES.fetch_add(1, Ordering::Relaxed);
         OpenFile {
             ops,
             path,
@@ -275,6 +278,7 @@ impl OpenFile {
             owner: Arc::default(),
             async_io: SpinLock::new(None),
             id: NEXT_FILE_ID.fetch_add(1, Ordering::Relaxed),
+            mapped: SpinLock::new(None),
             counts_as_writer: false,
             _charge: charge,
         }
@@ -317,6 +321,18 @@ impl OpenFile {
     #[must_use]
     pub fn id(&self) -> u64 {
         self.id
+    }
+    /// What all mappings of this open file share, made when there is none: mappings become one only if they have the same.
+    pub fn mapped_as<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let there = || self.mapped.lock().as_ref().and_then(Weak::upgrade).and_then(|any| any.downcast::<T>().ok());
+        if let Some(there) = there() {
+            return there;
+        }
+        let made = Arc::new(make());
+        let erased: Arc<dyn Any + Send + Sync> = made.clone();
+        let old = self.mapped.lock().replace(Arc::downgrade(&erased));
+        drop(old);
+        made
     }
     /// Who gets SIGIO.
     #[must_use]

@@ -56,7 +56,7 @@ pub use flags::{Access, LookupFlags, MountFlags, OpenFlags, RenameFlags};
 pub use fscontext::{Caller, FsContext, Protections};
 pub use inode::{AccessPolicy, CachePolicy, Emit, Inode, Link, Open, XattrMode};
 pub use klog::{KernelLog, LogRecord};
-pub use locks::{LockKind, LockOwner, LockWait, RangeLock, flock, get_lock, lock_table, release_locks, set_lock, unlock};
+pub use locks::{LockKind, LockOwner, LockWait, RangeLock, flock, get_lock, lock_table, note_locked, release_locks, set_lock, unlock};
 pub use mount::{Mount, MountNamespace, Propagation, SuperBlock};
 pub use mounting::{MountMap, Unmount};
 pub use notify::{NotifyMask, Watch};

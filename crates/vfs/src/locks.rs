@@ -5,11 +5,13 @@
 //! only; the other kinds just wait).
 
 use crate::attachments::Attachments;
+use crate::file::OpenFile;
 use crate::inode::Inode;
+use crate::types::DeviceNumber;
 use abi::{Errno, SysResult};
 use ram::{Charge, Ram};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use sync::{SpinLock, WaitQueue};
 
 /// Bytes charged for a range.
@@ -66,8 +68,17 @@ pub enum LockWait {
 #[derive(Default)]
 pub(crate) struct FileLocks {
     ranges: SpinLock<Vec<(RangeLock, Charge)>>,
-    whole: SpinLock<Vec<(LockOwner, LockKind, Charge)>>,
+    whole: SpinLock<Vec<WholeLock>>,
     released: WaitQueue,
+}
+
+/// A lock of flock(2).
+struct WholeLock {
+    owner: LockOwner,
+    kind: LockKind,
+    /// Who took it, for `/proc/locks`.
+    pid: i32,
+    _charge: Charge,
 }
 
 /// Which owner waits for which.
@@ -217,9 +228,9 @@ pub fn release_locks(inode: &Arc<dyn Inode>, owner: LockOwner) {
 }
 
 /// flock(2): `None` unlocks. A change of kind lets go first, as Linux does. EAGAIN (EWOULDBLOCK), ENOLCK.
-pub fn flock(ram: &'static Ram, inode: &Arc<dyn Inode>, file: u64, kind: Option<LockKind>, wait: LockWait) -> SysResult<()> {
+pub fn flock(ram: &'static Ram, inode: &Arc<dyn Inode>, (file, pid): (u64, i32), kind: Option<LockKind>, wait: LockWait) -> SysResult<()> {
     let (locks, owner) = (locks(inode), LockOwner::File(file));
-    let unchanged = locks.whole.lock().iter().any(|(o, k, _)| *o == owner && Some(*k) == kind);
+    let unchanged = locks.whole.lock().iter().any(|lock| lock.owner == owner && Some(lock.kind) == kind);
     if unchanged {
         return Ok(());
     }
@@ -228,12 +239,11 @@ pub fn flock(ram: &'static Ram, inode: &Arc<dyn Inode>, file: u64, kind: Option<
     let mut charge = Some(ram.charge(LOCK_COST).map_err(|_| Errno::ENOLCK)?);
     let mut take = || {
         let mut whole = locks.whole.lock();
-        let conflict =
-            |(o, k, _): &(LockOwner, LockKind, Charge)| *o != owner && (*k == LockKind::Exclusive || kind == LockKind::Exclusive);
+        let conflict = |lock: &WholeLock| lock.owner != owner && (lock.kind == LockKind::Exclusive || kind == LockKind::Exclusive);
         if whole.iter().any(conflict) {
             return None;
         }
-        whole.extend(charge.take().map(|charge| (owner, kind, charge)));
+        whole.extend(charge.take().map(|charge| WholeLock { owner, kind, pid, _charge: charge }));
         Some(())
     };
     if take().is_none() {
@@ -246,7 +256,7 @@ pub fn flock(ram: &'static Ram, inode: &Arc<dyn Inode>, file: u64, kind: Option<
 }
 
 fn release_flock(locks: &FileLocks, owner: LockOwner) {
-    let gone: Vec<_> = locks.whole.lock().extract_if(.., |(o, ..)| *o == owner).collect();
+    let gone: Vec<_> = locks.whole.lock().extract_if(.., |lock| lock.owner == owner).collect();
     if !gone.is_empty() {
         locks.released.wake_all();
     }
@@ -263,8 +273,65 @@ pub(crate) fn release_file(attachments: &Attachments, file: u64) {
     }
 }
 
-/// `/proc/locks`. Locks hang on inodes and are listed nowhere else; the table is empty.
+/// Inodes that may hold locks, by address, and the device that `/proc/locks` names for each. Locks hang on inodes; this is how they are listed.
+#[derive(Default)]
+struct Locked {
+    inodes: HashMap<usize, (Weak<dyn Inode>, DeviceNumber)>,
+    /// When there are this many, those that hold none are forgotten.
+    tidy_at: usize,
+}
+
+static LOCKED: SpinLock<Option<Locked>> = SpinLock::new(None);
+
+/// Least number of inodes at which [`Locked`] is tidied.
+const TIDY_AT: usize = 256;
+
+fn holds_locks(inode: &Weak<dyn Inode>) -> Option<Arc<dyn Inode>> {
+    let inode = inode.upgrade()?;
+    let holds = inode.attachments().locks_if_any().is_some_and(|locks| !locks.ranges.lock().is_empty() || !locks.whole.lock().is_empty());
+    holds.then_some(inode)
+}
+
+/// Notes that a lock was taken through this file, for [`lock_table`].
+pub fn note_locked(file: &OpenFile) {
+    let inode = file.inode();
+    let key = Arc::as_ptr(inode).cast::<()>() as usize;
+    let device = file.path().mount.superblock().dev();
+    let mut locked = LOCKED.lock();
+    let locked = locked.get_or_insert_default();
+    locked.inodes.insert(key, (Arc::downgrade(inode), device));
+    if locked.inodes.len() >= locked.tidy_at.max(TIDY_AT) {
+        locked.inodes.retain(|_, (inode, _)| inode.strong_count() > 0);
+        locked.tidy_at = locked.inodes.len() * 2;
+    }
+}
+
+/// `/proc/locks`, proc(5).
 #[must_use]
 pub fn lock_table() -> String {
-    String::new()
+    let known: Vec<(Weak<dyn Inode>, DeviceNumber)> = match &*LOCKED.lock() {
+        Some(locked) => locked.inodes.values().cloned().collect(),
+        None => return String::new(),
+    };
+    let mut text = String::new();
+    let mut number = 0;
+    for (inode, device) in known {
+        let Some(inode) = holds_locks(&inode) else { continue };
+        let locks = locks(&inode);
+        let place = format!("{:02x}:{:02x}:{}", device.major(), device.minor(), inode.ino());
+        let ranges: Vec<RangeLock> = locks.ranges.lock().iter().map(|(lock, _)| *lock).collect();
+        let whole: Vec<(LockKind, i32)> = locks.whole.lock().iter().map(|lock| (lock.kind, lock.pid)).collect();
+        let word = |kind| if kind == LockKind::Shared { "READ" } else { "WRITE" };
+        for lock in ranges {
+            number += 1;
+            let class = if matches!(lock.owner, LockOwner::Process(_)) { "POSIX " } else { "OFDLCK" };
+            let end = if lock.end == u64::MAX { "EOF".to_owned() } else { lock.end.to_string() };
+            text += &format!("{number}: {class} ADVISORY  {} {} {place} {} {end}\n", word(lock.kind), lock.pid, lock.start);
+        }
+        for (kind, pid) in whole {
+            number += 1;
+            text += &format!("{number}: FLOCK  ADVISORY  {} {pid} {place} 0 EOF\n", word(kind));
+        }
+    }
+    text
 }

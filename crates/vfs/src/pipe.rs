@@ -6,7 +6,7 @@
 //!
 //! Always true: a write of at most [`PIPE_BUF`] bytes is never torn; slots are never empty; in packet mode (O_DIRECT) a slot is one packet.
 
-use crate::anon::AnonKind;
+use crate::anon::{AnonInode, AnonKind};
 use crate::attachments::Attachments;
 use crate::credentials::Capability;
 use crate::file::{FileOps, IoctlCaller, OpenFile, Positioning};
@@ -419,6 +419,113 @@ impl FileOps for PipeEnd {
 }
 
 impl PipeEnd {
+    /// Whether bytes come out here.
+    #[must_use]
+    pub fn is_reader(&self) -> bool {
+        self.read
+    }
+    /// Whether bytes go in here.
+    #[must_use]
+    pub fn is_writer(&self) -> bool {
+        self.write
+    }
+    /// Waits until there is room for a page at least; answers how many bytes certainly fit. EAGAIN, EPIPE.
+    pub fn wait_room(&self, nonblocking: bool) -> SysResult<usize> {
+        loop {
+            {
+                let ring = self.pipe.ring.lock();
+                if ring.readers == 0 {
+                    return Err(Errno::EPIPE.into());
+                }
+                if ring.slots.len() < ring.capacity {
+                    return Ok((ring.capacity - ring.slots.len()) * PAGE_SIZE);
+                }
+            }
+            self.pipe.wait_room(nonblocking)?;
+        }
+    }
+    /// Waits until there is something to read: `false` at the end, when nobody writes any more. EAGAIN.
+    pub fn wait_data(&self, nonblocking: bool) -> SysResult<bool> {
+        let ready = || {
+            let ring = self.pipe.ring.lock();
+            (!ring.slots.is_empty() || ring.writers == 0).then_some(!ring.slots.is_empty())
+        };
+        match ready() {
+            Some(there) => Ok(there),
+            None if nonblocking => Err(Errno::EAGAIN.into()),
+            None => Ok(self.pipe.readers.wait_interruptible(ready)?),
+        }
+    }
+    /// Gives up to `len` waiting bytes, piece by piece, to `put`, which answers how many it took; the rest stays. Does not wait: 0 when there is
+    /// nothing. An error counts only if nothing was taken.
+    pub fn drain(&self, len: usize, put: &mut dyn FnMut(&[u8]) -> SysResult<usize>) -> SysResult<usize> {
+        let pipe = &self.pipe;
+        let was_full = pipe.is_full();
+        let mut done = 0;
+        let mut failed = None;
+        while done < len {
+            let Some(mut slot) = pipe.take(len - done) else { break };
+            let want = slot.len.min(len - done);
+            let mut bytes = vec![0; want];
+            slot.frame.read(slot.offset, &mut bytes);
+            let put = put(&bytes);
+            let taken = *put.as_ref().unwrap_or(&0);
+            done += taken;
+            if taken < slot.len && (taken < want || !slot.packet) {
+                slot.offset += taken;
+                slot.len -= taken;
+                pipe.put_back(slot);
+                failed = put.err();
+                break;
+            }
+            pipe.recycle(slot.frame);
+        }
+        if done > 0 && was_full {
+            pipe.writers.wake_one();
+            pipe.writable.notify(Events::OUT | Events::WRNORM);
+        }
+        match failed {
+            Some(error) if done == 0 => Err(error),
+            _ => Ok(done),
+        }
+    }
+    /// tee(2): what waits in this pipe, up to `len` bytes, is put into `to` as well. Does not wait; 0 when there is nothing or no room.
+    pub fn copy_to(&self, to: &PipeEnd, len: usize) -> usize {
+        let mut copies = Vec::new();
+        let mut done = 0;
+        for slot in &self.pipe.ring.lock().slots {
+            if done == len {
+                break;
+            }
+            let len = slot.len.min(len - done);
+            copies.push(Slot { frame: slot.frame.clone(), offset: slot.offset, len, packet: slot.packet });
+            done += len;
+        }
+        let mut copied = 0;
+        {
+            let mut ring = to.pipe.ring.lock();
+            let room = ring.capacity.saturating_sub(ring.slots.len());
+            copies.truncate(room);
+            for slot in copies {
+                copied += slot.len;
+                ring.slots.push_back(slot);
+            }
+        }
+        if copied > 0 {
+            to.pipe.readers.wake_one();
+            to.pipe.readable.notify(Events::IN | Events::RDNORM);
+        }
+        copied
+    }
+    /// Writes without regard to the file's flags: for splice(2) and vmsplice(2), which bring their own.
+    pub fn put(&self, nonblocking: bool, source: &mut dyn Source) -> SysResult<usize> {
+        self.pipe.write(nonblocking, false, source)
+    }
+    /// The same for reading.
+    pub fn get(&self, nonblocking: bool, sink: &mut dyn Sink) -> SysResult<usize> {
+        self.pipe.read(nonblocking, sink)
+    }
+
     /// Bytes that wait to be read.
     #[must_use]
     pub fn len_bytes(&self) -> usize {
@@ -454,12 +561,14 @@ fn fifo(vfs: &'static Vfs, attachments: &Attachments) -> Result<Arc<Pipe>, Errno
     Ok(attachments.fifo_or(Pipe::new(vfs.ram())?))
 }
 
-/// Opens a FIFO: waits for the other end, fifo(7). ENXIO for O_WRONLY | O_NONBLOCK without a reader.
+/// Opens a FIFO: waits for the other end, fifo(7). ENXIO for O_WRONLY | O_NONBLOCK without a reader. A pipe that is opened again through
+/// `/proc/PID/fd` waits for nobody: its ends may all have gone already.
 pub(crate) fn open_fifo(vfs: &'static Vfs, inode: &Arc<dyn Inode>, open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
     let pipe = fifo(vfs, inode.attachments())?;
     let (read, write) = (open.flags.can_read(), open.flags.can_write());
-    let nonblocking = open.flags.contains(OpenFlags::NONBLOCK);
-    if write && !read && nonblocking && pipe.ring.lock().readers == 0 {
+    let is_pipe = inode.downcast::<AnonInode>().is_some();
+    let nonblocking = open.flags.contains(OpenFlags::NONBLOCK) || is_pipe;
+    if !is_pipe && write && !read && nonblocking && pipe.ring.lock().readers == 0 {
         return Err(Errno::ENXIO.into());
     }
     let (readers_before, writers_before) = (pipe.readers_seen.load(Ordering::SeqCst), pipe.writers_seen.load(Ordering::SeqCst));

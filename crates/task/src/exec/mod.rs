@@ -520,7 +520,7 @@ fn map_segment(memory: &AddressSpace, file: &Arc<OpenFile>, segment: &Segment, b
         let offset = segment.offset & !PAGE_MASK;
         let access = MapAccess::from_bits_truncate(u32::from(segment.rights.bits()));
         let pages = file.mmap(&MapRequest { offset, len: file_end - first, access }).map_err(abi::SysError::errno)?;
-        let backing = Backing { pages, file: Some(Arc::new(FileMapping(file.clone()))), offset: offset / page };
+        let backing = Backing { pages, file: Some(FileMapping::of(file)), offset: offset / page };
         memory.map(Mapping::of(backing, at(first), file_end - first, segment.rights, MapFlags::PRIVATE | MapFlags::FIXED))?;
     }
     if end > file_end {
