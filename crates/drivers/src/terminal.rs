@@ -57,7 +57,10 @@ struct Line {
     size: WinSize,
     /// Input that the discipline had no room for.
     refused: Vec<u8>,
-    hung_up: bool,
+    /// Counts hangups: a file that was opened before the last one is dead, but for those of `/dev/console`.
+    hangups: u64,
+    /// The host's terminal is gone: nobody can use this one any more.
+    dead: bool,
     /// Nothing more will come from the channel; readers get the end of the file, and output goes on.
     input_ended: bool,
     exclusive: bool,
@@ -103,7 +106,8 @@ impl Terminal {
                 control: Control::new(),
                 size: WinSize::default(),
                 refused: Vec::new(),
-                hung_up: false,
+                hangups: 0,
+                dead: false,
                 input_ended: false,
                 exclusive: false,
                 opens: 0,
@@ -180,7 +184,7 @@ impl Terminal {
 
     fn part(&self, farewell: Farewell) {
         if farewell.hang_up {
-            self.line.lock().hung_up = true;
+            self.line.lock().hangups += 1;
         }
         if let Some(session) = farewell.released_session {
             self.jobs.set_controlling(session, None);
@@ -242,6 +246,7 @@ impl Terminal {
     fn channel_ended(&self) {
         let first = !std::mem::replace(&mut self.line.lock().input_ended, true);
         if first && self.channel.is_terminal() {
+            self.line.lock().dead = true;
             self.hang_up();
         }
         self.readers.notify(Events::IN | Events::RDNORM);
@@ -328,17 +333,17 @@ impl Terminal {
     }
 
     /// Waits until everything written has gone to the channel.
-    fn wait_drained(&self) -> SysResult<()> {
+    fn wait_drained(&self, opened: Opened) -> SysResult<()> {
         self.writers.wait_interruptible(|| {
             let line = self.line.lock();
-            (line.discipline.output_len() == 0 || line.hung_up).then_some(())
+            (line.discipline.output_len() == 0 || line.is_dead_for(opened)).then_some(())
         })?;
         Ok(())
     }
 
-    fn poll_now(&self) -> Events {
+    fn poll_now(&self, opened: Opened) -> Events {
         let line = self.line.lock();
-        if line.hung_up {
+        if line.is_dead_for(opened) {
             return Events::IN | Events::RDNORM | Events::OUT | Events::HUP;
         }
         let poll = line.discipline.poll();
@@ -349,8 +354,35 @@ impl Terminal {
     }
 }
 
+/// When a file was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Opened {
+    /// After so many hangups.
+    After(u64),
+    /// As `/dev/console`, which outlives them: init holds it while sessions come and go.
+    AsConsole,
+}
+
+impl Line {
+    fn is_dead_for(&self, opened: Opened) -> bool {
+        self.dead || matches!(opened, Opened::After(hangups) if hangups != self.hangups)
+    }
+}
+
 /// An open terminal.
-struct TerminalFile(Arc<Terminal>);
+struct TerminalFile {
+    terminal: Arc<Terminal>,
+    opened: Opened,
+}
+
+/// `/dev/console` on a terminal: its files are not dead after a hangup.
+pub struct Console(pub Arc<Terminal>);
+
+impl Device for Console {
+    fn open(&self, open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
+        self.0.open_line(open, |_| Opened::AsConsole)
+    }
+}
 
 impl Tty for Terminal {
     fn id(&self) -> u64 {
@@ -370,20 +402,27 @@ impl Tty for Terminal {
 
 impl Device for Terminal {
     fn open(&self, open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
+        self.open_line(open, |line| Opened::After(line.hangups))
+    }
+}
+
+impl Terminal {
+    fn open_line(&self, open: &Open<'_>, opened: impl Fn(&Line) -> Opened) -> SysResult<Arc<dyn FileOps>> {
         let me = self.me.upgrade().ok_or(Errno::ENXIO)?;
         let caller = self.jobs.caller(self.id);
-        let acquired = {
+        let (acquired, opened) = {
             let mut line = self.line.lock();
             if line.exclusive && !caller.is_admin {
                 return Err(Errno::EBUSY.into());
             }
             line.opens += 1;
-            !open.flags.contains(OpenFlags::NOCTTY) && line.control.acquire_by_open(&caller, open.flags.can_read())
+            let acquired = !open.flags.contains(OpenFlags::NOCTTY) && line.control.acquire_by_open(&caller, open.flags.can_read());
+            (acquired, opened(&line))
         };
         if acquired {
             self.jobs.set_controlling(caller.session, Some(me.clone()));
         }
-        Ok(Arc::new(TerminalFile(me)))
+        Ok(Arc::new(TerminalFile { terminal: me, opened }))
     }
 }
 
@@ -393,7 +432,7 @@ impl FileOps for TerminalFile {
     }
 
     fn read(&self, file: &OpenFile, _: &mut u64, sink: &mut dyn Sink) -> SysResult<usize> {
-        let terminal = &*self.0;
+        let terminal = &*self.terminal;
         terminal.permit(Access::Read)?;
         let want = sink.room().min(IO_CHUNK);
         if want == 0 {
@@ -406,7 +445,7 @@ impl FileOps for TerminalFile {
             let mut deadline = None;
             let step = {
                 let mut line = terminal.line.lock();
-                if (line.hung_up || line.input_ended) && !line.discipline.poll().readable {
+                if line.is_dead_for(self.opened) || (line.input_ended && !line.discipline.poll().readable) {
                     break call.filled();
                 }
                 line.discipline.read(&mut call, &mut buffer, sync::monotonic_ns(), nonblocking)
@@ -416,7 +455,7 @@ impl FileOps for TerminalFile {
                 Read::Wait { deadline_ns } => deadline = deadline_ns.or(deadline),
                 _ => return Err(Errno::EAGAIN.into()),
             }
-            let ready = || terminal.poll_now().intersects(Events::IN | Events::HUP).then_some(());
+            let ready = || terminal.poll_now(self.opened).intersects(Events::IN | Events::HUP).then_some(());
             match terminal.readers.wait_deadline(deadline, ready) {
                 Ok(()) | Err(sync::WaitError::TimedOut) => {}
                 Err(sync::WaitError::Interrupted) if call.filled() > 0 => break call.filled(),
@@ -430,7 +469,7 @@ impl FileOps for TerminalFile {
     }
 
     fn write(&self, file: &OpenFile, _: &mut u64, source: &mut dyn Source) -> SysResult<usize> {
-        let terminal = &*self.0;
+        let terminal = &*self.terminal;
         let mut total = 0;
         while source.left() > 0 {
             if let Err(error) = terminal.permit(Access::Write { tostop: terminal.tostop() }) {
@@ -449,7 +488,7 @@ impl FileOps for TerminalFile {
             while !rest.is_empty() {
                 let (taken, effects) = {
                     let mut line = terminal.line.lock();
-                    if line.hung_up {
+                    if line.is_dead_for(self.opened) {
                         return if total > 0 { Ok(total) } else { Err(Errno::EIO.into()) };
                     }
                     line.discipline.write(rest)
@@ -463,7 +502,7 @@ impl FileOps for TerminalFile {
                 if file.is_nonblocking() {
                     return if total > 0 { Ok(total) } else { Err(Errno::EAGAIN.into()) };
                 }
-                let room = || terminal.poll_now().intersects(Events::OUT | Events::HUP).then_some(());
+                let room = || terminal.poll_now(self.opened).intersects(Events::OUT | Events::HUP).then_some(());
                 if terminal.writers.wait_interruptible(room).is_err() {
                     return if total > 0 { Ok(total) } else { Err(Interrupted.into()) };
                 }
@@ -474,10 +513,10 @@ impl FileOps for TerminalFile {
 
     fn poll(&self, _: &OpenFile, table: Option<&mut PollTable>) -> Events {
         if let Some(table) = table {
-            table.listen(&self.0.readers);
-            table.listen(&self.0.writers);
+            table.listen(&self.terminal.readers);
+            table.listen(&self.terminal.writers);
         }
-        self.0.poll_now()
+        self.terminal.poll_now(self.opened)
     }
 
     fn can_poll(&self) -> bool {
@@ -486,18 +525,18 @@ impl FileOps for TerminalFile {
 
     fn ioctl(&self, file: &OpenFile, caller: &IoctlCaller<'_>, command: u32, argument: u64) -> SysResult<i64> {
         let request = Request::from_number(command).ok_or(Errno::ENOTTY)?;
-        let terminal = &*self.0;
-        if terminal.line.lock().hung_up {
+        let terminal = &*self.terminal;
+        if terminal.line.lock().is_dead_for(self.opened) {
             return Err(Errno::EIO.into());
         }
         if request.changes_terminal() && request != Request::SetForeground {
             terminal.permit(Access::Change)?;
         }
-        terminal.control(file, caller, request, argument).map(|()| 0)
+        terminal.control(self.opened, file, caller, request, argument).map(|()| 0)
     }
 
     fn release(&self, _: &OpenFile) {
-        let mut line = self.0.line.lock();
+        let mut line = self.terminal.line.lock();
         line.opens = line.opens.saturating_sub(1);
         if line.opens == 0 {
             line.exclusive = false;
@@ -516,14 +555,14 @@ pub(crate) fn get_int(caller: &IoctlCaller<'_>, addr: u64) -> SysResult<i32> {
 }
 
 impl Terminal {
-    fn control(&self, file: &OpenFile, caller: &IoctlCaller<'_>, request: Request, argument: u64) -> SysResult<()> {
+    fn control(&self, opened: Opened, file: &OpenFile, caller: &IoctlCaller<'_>, request: Request, argument: u64) -> SysResult<()> {
         match request {
             Request::GetSettings(layout) => {
                 let bytes = layout.encode(self.line.lock().discipline.termios());
                 Ok(caller.memory.write_all(argument, &bytes)?)
             }
-            Request::SetSettings(layout, when) => self.set_settings(caller, layout, when, argument),
-            Request::SendBreak | Request::Drain => self.wait_drained(),
+            Request::SetSettings(layout, when) => self.set_settings(opened, caller, layout, when, argument),
+            Request::SendBreak | Request::Drain => self.wait_drained(opened),
             Request::FlowControl => {
                 let effects = {
                     let mut line = self.line.lock();
@@ -582,11 +621,11 @@ impl Terminal {
         }
     }
 
-    fn set_settings(&self, caller: &IoctlCaller<'_>, layout: Layout, when: When, argument: u64) -> SysResult<()> {
+    fn set_settings(&self, opened: Opened, caller: &IoctlCaller<'_>, layout: Layout, when: When, argument: u64) -> SysResult<()> {
         let mut bytes = vec![0; layout.len_bytes()];
         caller.memory.read_exact(argument, &mut bytes)?;
         if when != When::Now {
-            self.wait_drained()?;
+            self.wait_drained(opened)?;
         }
         let effects = {
             let mut line = self.line.lock();

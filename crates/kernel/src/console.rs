@@ -4,7 +4,7 @@ use crate::config::{Config, Streams};
 use crate::machine::Machine;
 use abi::Errno;
 use drivers::stream::{HostStream, StreamDevice};
-use drivers::terminal::{ControllingTerminal, Jobs, Terminal};
+use drivers::terminal::{Console, ControllingTerminal, Jobs, Terminal};
 use host::channel::{Channel, StandardStream};
 use platform::{HostChannel, TerminalMode};
 use std::sync::Arc;
@@ -33,8 +33,8 @@ pub fn make(machine: &Machine, config: &Config) -> Result<Consoles, Errno> {
         let terminal = Terminal::new("tty0", number, Arc::new(channel), jobs.clone());
         let device: Arc<dyn Device> = terminal.clone();
         devices.register_major(DeviceKind::Char, 4, "tty", None);
-        devices.add(DeviceInfo::char(number, "tty0", 0o620, "tty", device.clone()))?;
-        fs::devices::register_tty_hooks(machine.vfs, Arc::new(ControllingTerminal(jobs.clone())), device)?;
+        devices.add(DeviceInfo::char(number, "tty0", 0o620, "tty", device))?;
+        fs::devices::register_tty_hooks(machine.vfs, Arc::new(ControllingTerminal(jobs.clone())), Arc::new(Console(terminal.clone())))?;
         Ok(terminal)
     };
     let console = || b"/dev/console".to_vec();
