@@ -1,4 +1,4 @@
-//! Guest devices over the platform's traits: consoles, pseudoterminals and disks so far; network transports, management console and watchdog join
+//! Guest devices over the platform's traits: consoles and serial lines, pseudoterminals and disks so far; network transports and watchdog join
 //! them.
 //!
 //! What it is not: line discipline, disk formats or protocols (each a library below), or tasks: who calls, and how a process group is signalled,
@@ -6,7 +6,10 @@
 #![forbid(unsafe_code)]
 
 pub mod devpts;
+pub mod lines;
+pub mod ports;
 pub mod pty;
 pub mod stream;
+pub mod telnet;
 pub mod terminal;
 pub mod ubd;

@@ -3,14 +3,16 @@
 //! What it is not: a pty (its other end would be a guest program) or the discipline itself (`tty`).
 //!
 //! Always true: bytes from the channel are taken only while the discipline has room, the rest waits in the channel; output that the channel refuses
-//! stays queued and goes out when it says there is room; nothing here waits for the host.
+//! stays queued and goes out when it says there is room; nothing here waits for the host but the first open. The channel is there from the first
+//! open until some moments after the last close: a getty that comes back, or login(1) that hangs up and opens anew, finds the same window
+//! or telnet. An open file that a hangup has ended stays dead though the terminal is opened anew.
 //!
 //! Source: ioctl_tty(2), termios(3), credentials(7).
 
 use abi::{Errno, Interrupted, Signal, SysError, SysResult};
 use platform::{Blocking, HostChannel};
 use std::sync::{Arc, Weak};
-use sync::{Events, Observer, SpinLock, WaitQueue};
+use sync::{Events, Observer, SpinLock, Timer, WaitQueue};
 use tty::ioctl::{FlowControl, Layout, Request, When, queue_from_argument};
 use tty::job::{Access, Caller, Control, Decision, Farewell, Id, Target};
 use tty::{Effects, LineDiscipline, Queue, Read, ReadCall, WinSize};
@@ -46,6 +48,25 @@ pub trait Tty: Device {
     fn leader_exits(&self);
 }
 
+/// Where a terminal's channel comes from.
+pub trait Plug: Send + Sync {
+    /// Opens the channel; may wait. ENODEV: there is no such device.
+    fn connect(&self) -> SysResult<Arc<dyn HostChannel>>;
+}
+
+/// A channel that is there already, and stays.
+pub struct FixedPlug(pub Arc<dyn HostChannel>);
+
+impl Plug for FixedPlug {
+    fn connect(&self) -> SysResult<Arc<dyn HostChannel>> {
+        Ok(self.0.clone())
+    }
+}
+
+/// How long a channel outlives the last close.
+const LINGER_NS: u64 = 2_000_000_000;
+/// Bytes taken from the channel while nobody has the terminal open.
+const TYPED_AHEAD: usize = 4096;
 /// Bytes taken from the channel at once.
 const INPUT_CHUNK: usize = 1024;
 /// Bytes that one read or write moves under one hold of the line.
@@ -55,16 +76,23 @@ struct Line {
     discipline: LineDiscipline,
     control: Control,
     size: WinSize,
+    channel: Option<Arc<dyn HostChannel>>,
+    /// Counts channels: what an earlier one tells is of no interest.
+    link: u64,
+    /// Somebody waits for the channel.
+    connecting: bool,
+    /// Stays open though no file is.
+    pinned: bool,
     /// Input that the discipline had no room for.
     refused: Vec<u8>,
     /// Counts hangups: a file that was opened before the last one is dead, but for those of `/dev/console`.
     hangups: u64,
-    /// The host's terminal is gone: nobody can use this one any more.
-    dead: bool,
     /// Nothing more will come from the channel; readers get the end of the file, and output goes on.
     input_ended: bool,
     exclusive: bool,
     opens: usize,
+    /// Those of them that are `/dev/console`.
+    console_opens: usize,
 }
 
 /// One terminal.
@@ -73,52 +101,70 @@ pub struct Terminal {
     /// `tty0`, `ttyS1`.
     name: String,
     number: vfs::DeviceNumber,
-    channel: Arc<dyn HostChannel>,
+    plug: Arc<dyn Plug>,
     jobs: Arc<dyn Jobs>,
     line: SpinLock<Line>,
     readers: Arc<WaitQueue>,
     writers: Arc<WaitQueue>,
+    /// Who waits for the channel to be opened by another.
+    openers: WaitQueue,
+    linger: Timer,
     me: Weak<Terminal>,
 }
 
 /// Tells the terminal that its channel moved.
-struct ChannelWatch(Weak<Terminal>);
+struct ChannelWatch {
+    terminal: Weak<Terminal>,
+    link: u64,
+}
 
 impl Observer for ChannelWatch {
     fn notify(&self, _: Events) {
-        if let Some(terminal) = self.0.upgrade() {
+        if let Some(terminal) = self.terminal.upgrade()
+            && terminal.line.lock().link == self.link
+        {
             terminal.pump();
         }
     }
 }
 
 impl Terminal {
-    /// A terminal called `name` with this device number, on `channel`.
-    pub fn new(name: &str, number: vfs::DeviceNumber, channel: Arc<dyn HostChannel>, jobs: Arc<dyn Jobs>) -> Arc<Terminal> {
-        let terminal = Arc::new_cyclic(|me| Terminal {
+    /// A terminal called `name` with this device number, on the channel that `plug` opens.
+    pub fn new(name: &str, number: vfs::DeviceNumber, plug: Arc<dyn Plug>, jobs: Arc<dyn Jobs>) -> Arc<Terminal> {
+        Arc::new_cyclic(|me: &Weak<Terminal>| Terminal {
             id: u64::from(number.major()) << 32 | u64::from(number.minor()),
             name: name.to_owned(),
             number,
-            channel,
+            plug,
             jobs,
             line: SpinLock::new(Line {
                 discipline: LineDiscipline::console(),
                 control: Control::new(),
                 size: WinSize::default(),
+                channel: None,
+                link: 0,
+                connecting: false,
+                pinned: false,
                 refused: Vec::new(),
                 hangups: 0,
-                dead: false,
                 input_ended: false,
                 exclusive: false,
                 opens: 0,
+                console_opens: 0,
             }),
             readers: Arc::new(WaitQueue::new()),
             writers: Arc::new(WaitQueue::new()),
+            openers: WaitQueue::new(),
+            linger: {
+                let me = me.clone();
+                Timer::new(move || {
+                    if let Some(terminal) = me.upgrade() {
+                        terminal.let_go();
+                    }
+                })
+            },
             me: me.clone(),
-        });
-        terminal.update_size();
-        terminal.channel.observe(Arc::new(ChannelWatch(terminal.me.clone())));
-        terminal
+        })
     }
 
     /// Its name below `/dev`.
@@ -129,13 +175,99 @@ impl Terminal {
     fn tty(&self) -> Option<Arc<dyn Tty>> {
         self.me.upgrade().map(|me| me as Arc<dyn Tty>)
     }
+    /// Whether somebody has it open, or is about to.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let line = self.line.lock();
+        line.opens > 0
+    }
 
-    /// Kernel messages and other output from below; `\n` becomes what the settings say.
+    /// Opens the channel, if need be waiting for it, and keeps it open: kernel messages go there.
+    pub fn pin(&self) -> SysResult<()> {
+        self.plug_in(|line| line.pinned = true)
+    }
+
+    /// Runs `change`, unless the terminal is open: then `false`. A channel that outlived the last close goes first.
+    pub fn replug(&self, change: impl FnOnce()) -> bool {
+        let gone = {
+            let mut line = self.line.lock();
+            if line.opens > 0 || line.connecting {
+                return false;
+            }
+            change();
+            line.unplug()
+        };
+        if let Some(channel) = gone {
+            channel.close();
+        }
+        true
+    }
+
+    /// Has a channel, opened now if need be, and does `then` with the line that has it.
+    fn plug_in(&self, then: impl FnOnce(&mut Line)) -> SysResult<()> {
+        let connects = || {
+            let mut line = self.line.lock();
+            if line.channel.is_some() {
+                return Some(false);
+            }
+            (!std::mem::replace(&mut line.connecting, true)).then_some(true)
+        };
+        if !self.openers.wait_interruptible(connects)? {
+            then(&mut self.line.lock());
+            return Ok(());
+        }
+        let connected = self.plug.connect();
+        let mut line = self.line.lock();
+        line.connecting = false;
+        let result = connected.map(|channel| {
+            line.link += 1;
+            line.input_ended = false;
+            line.refused.clear();
+            line.channel = Some(channel.clone());
+            then(&mut line);
+            (channel, line.link)
+        });
+        drop(line);
+        self.openers.wake_all();
+        let (channel, link) = result?;
+        channel.observe(Arc::new(ChannelWatch { terminal: self.me.clone(), link }));
+        self.update_size();
+        Ok(())
+    }
+
+    /// Some moments after the last close.
+    fn let_go(&self) {
+        let gone = {
+            let mut line = self.line.lock();
+            if line.opens > 0 || line.connecting || line.pinned { None } else { line.unplug() }
+        };
+        if let Some(channel) = gone {
+            channel.close();
+        }
+    }
+
+    /// Kernel messages. Lines begin at the left even where a program has turned output processing off.
     pub fn print(&self, bytes: &[u8]) {
+        let raw = {
+            let line = self.line.lock();
+            if line.channel.is_none() {
+                return;
+            }
+            let output = line.discipline.termios().output;
+            !output.contains(tty::OutputFlags::OPOST | tty::OutputFlags::ONLCR)
+        };
+        let converted: Vec<u8>;
         let mut rest = bytes;
+        if raw {
+            converted = bytes.iter().flat_map(|&byte| [b'\r', byte].into_iter().skip(usize::from(byte != b'\n'))).collect();
+            rest = &converted;
+        }
         while !rest.is_empty() {
             let (taken, effects) = self.line.lock().discipline.write(rest);
-            self.apply(effects);
+            if effects.output {
+                // Not more: whoever logs may hold locks, and a channel that ended says so by itself.
+                self.line.lock().drain();
+            }
             rest = rest.get(taken..).unwrap_or_default();
             if taken == 0 {
                 // Stopped or full: the kernel does not wait for a terminal; what does not fit is in the log.
@@ -169,25 +301,30 @@ impl Terminal {
         }
     }
 
-    /// The other end is gone.
+    /// All who have it open lose it (vhangup(2), TIOCVHANGUP): their files are dead, the session's leader is told. The channel stays for
+    /// whoever opens it next.
     pub fn hang_up(&self) {
-        let farewell = {
-            let mut line = self.line.lock();
-            let effects = line.discipline.hang_up(None);
-            let farewell = line.control.hang_up();
-            drop(line);
-            self.apply(effects);
-            farewell
-        };
+        let farewell = self.line.lock().control.hang_up();
         self.part(farewell);
     }
 
     fn part(&self, farewell: Farewell) {
         if farewell.hang_up {
-            self.line.lock().hangups += 1;
+            let effects = {
+                let mut line = self.line.lock();
+                line.hangups += 1;
+                line.opens = line.console_opens;
+                line.exclusive = false;
+                line.discipline.hang_up(None)
+            };
+            self.apply(effects);
+            self.linger.arm(sync::monotonic_ns() + LINGER_NS);
         }
         if let Some(session) = farewell.released_session {
             self.jobs.set_controlling(session, None);
+            if let Some(group) = farewell.remembered_group {
+                self.jobs.remember_group(session, group);
+            }
         }
         for (target, signal) in farewell.signals {
             self.jobs.signal(target, signal);
@@ -200,7 +337,10 @@ impl Terminal {
     fn pump(&self) {
         self.update_size();
         self.take_input();
-        self.drain();
+        self.update_size();
+        if self.line.lock().drain() {
+            self.channel_ended();
+        }
         self.writers.notify(Events::OUT);
     }
 
@@ -208,27 +348,29 @@ impl Terminal {
         let mut buffer = [0; INPUT_CHUNK];
         loop {
             let mut line = self.line.lock();
+            let Some(channel) = line.channel.clone() else { return };
             if line.input_ended && line.refused.is_empty() {
                 return;
             }
-            if line.refused.is_empty() {
-                if line.discipline.room() == 0 && line.discipline.poll().readable {
+            if line.refused.is_empty() || line.opens == 0 {
+                let full = line.discipline.room() == 0 && line.discipline.poll().readable;
+                // While nobody has it open a person's typing is kept, and his leaving noticed; a file or a pipe is left alone.
+                let unwanted = line.opens == 0 && (!channel.is_terminal() || line.input_ended || line.refused.len() >= TYPED_AHEAD);
+                if full || unwanted {
                     return;
                 }
-                match self.channel.read(&mut buffer, Blocking::No) {
-                    Ok(0) => {
-                        drop(line);
-                        self.channel_ended();
-                        return;
-                    }
-                    Ok(n) => line.refused.extend_from_slice(buffer.get(..n).unwrap_or_default()),
+                match channel.read(&mut buffer, Blocking::No) {
                     Err(Errno::EAGAIN) => return,
-                    Err(_) => {
+                    Ok(n) if n > 0 => line.refused.extend_from_slice(buffer.get(..n).unwrap_or_default()),
+                    _ => {
                         drop(line);
                         self.channel_ended();
                         return;
                     }
                 }
+            }
+            if line.opens == 0 {
+                continue;
             }
             let bytes = std::mem::take(&mut line.refused);
             let (taken, effects) = line.discipline.receive(&bytes);
@@ -242,18 +384,24 @@ impl Terminal {
         }
     }
 
-    /// A terminal or a connection of the host that ends is a hangup; a file or pipe that ends has only been read.
+    /// A terminal or a connection of the host that ends is a hangup, and the next open gets a new one; a file or pipe that ends has only been read.
     fn channel_ended(&self) {
-        let first = !std::mem::replace(&mut self.line.lock().input_ended, true);
-        if first && self.channel.is_terminal() {
-            self.line.lock().dead = true;
+        let gone = {
+            let mut line = self.line.lock();
+            let hangs_up = line.channel.as_ref().is_some_and(|channel| channel.is_terminal());
+            let first = !std::mem::replace(&mut line.input_ended, true);
+            if first && hangs_up { line.unplug() } else { None }
+        };
+        if let Some(channel) = gone {
+            channel.close();
             self.hang_up();
         }
         self.readers.notify(Events::IN | Events::RDNORM);
     }
 
     fn update_size(&self) {
-        let Ok(size) = self.channel.window_size() else { return };
+        let Some(channel) = self.line.lock().channel.clone() else { return };
+        let Ok(size) = channel.window_size() else { return };
         let size = WinSize { rows: size.rows, columns: size.columns, x_pixels: size.width_pixels, y_pixels: size.height_pixels };
         self.resize(size);
     }
@@ -272,30 +420,11 @@ impl Terminal {
         }
     }
 
-    /// Gives queued output to the channel, as much as it takes.
-    fn drain(&self) {
-        let mut line = self.line.lock();
-        loop {
-            let n = match line.discipline.peek_output() {
-                [] => break,
-                bytes => match self.channel.write(bytes, Blocking::No) {
-                    Ok(n) => n,
-                    Err(Errno::EAGAIN) => break,
-                    // Nobody reads any more: what is written is lost, as on an unplugged line.
-                    Err(_) => bytes.len(),
-                },
-            };
-            if n == 0 {
-                break;
-            }
-            line.discipline.consume_output(n);
-        }
-    }
-
     /// Makes what a discipline's call asked for happen.
     fn apply(&self, effects: Effects) {
         if effects.output || effects.flow.is_some() {
-            self.drain();
+            // A channel that ended tells its observer, which hangs up.
+            self.line.lock().drain();
         }
         let mut signals = effects.signals;
         while let Some(signal) = signals.first() {
@@ -344,7 +473,7 @@ impl Terminal {
     fn poll_now(&self, opened: Opened) -> Events {
         let line = self.line.lock();
         if line.is_dead_for(opened) {
-            return Events::IN | Events::RDNORM | Events::OUT | Events::HUP;
+            return Events::IN | Events::RDNORM | Events::OUT | Events::WRNORM | Events::ERR | Events::HUP;
         }
         let poll = line.discipline.poll();
         let mut events = Events::empty();
@@ -365,7 +494,42 @@ enum Opened {
 
 impl Line {
     fn is_dead_for(&self, opened: Opened) -> bool {
-        self.dead || matches!(opened, Opened::After(hangups) if hangups != self.hangups)
+        matches!(opened, Opened::After(hangups) if hangups != self.hangups)
+    }
+
+    /// Gives queued output to the channel, as much as it takes. Whether the channel is found to have ended.
+    fn drain(&mut self) -> bool {
+        let Some(channel) = self.channel.clone() else {
+            self.discipline.consume_output(self.discipline.output_len());
+            return false;
+        };
+        let mut ended = false;
+        loop {
+            let n = match self.discipline.peek_output() {
+                [] => break,
+                bytes => match channel.write(bytes, Blocking::No) {
+                    Ok(n) => n,
+                    Err(Errno::EAGAIN) => break,
+                    // Nobody reads any more: what is written is lost, as on an unplugged line.
+                    Err(_) => {
+                        ended = true;
+                        bytes.len()
+                    }
+                },
+            };
+            if n == 0 {
+                break;
+            }
+            self.discipline.consume_output(n);
+        }
+        ended && channel.is_terminal()
+    }
+
+    /// Takes the channel out; what waited in either direction is gone with it.
+    fn unplug(&mut self) -> Option<Arc<dyn HostChannel>> {
+        self.link += 1;
+        self.refused.clear();
+        self.channel.take()
     }
 }
 
@@ -375,12 +539,18 @@ struct TerminalFile {
     opened: Opened,
 }
 
-/// `/dev/console` on a terminal: its files are not dead after a hangup.
+impl TerminalFile {
+    fn is_dead(&self) -> bool {
+        self.terminal.line.lock().is_dead_for(self.opened)
+    }
+}
+
+/// `/dev/console` on a terminal: its files are not dead after a hangup, and opening it makes it nobody's controlling terminal.
 pub struct Console(pub Arc<Terminal>);
 
 impl Device for Console {
-    fn open(&self, open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
-        self.0.open_line(open, |_| Opened::AsConsole)
+    fn open(&self, _: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
+        self.0.open_file(None)
     }
 }
 
@@ -400,29 +570,37 @@ impl Tty for Terminal {
     }
 }
 
-impl Device for Terminal {
-    fn open(&self, open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
-        self.open_line(open, |line| Opened::After(line.hangups))
+impl Terminal {
+    /// Opens it; `claim`: as what may become the caller's terminal, or as the console.
+    fn open_file(&self, claim: Option<&Open<'_>>) -> SysResult<Arc<dyn FileOps>> {
+        let terminal = self.me.upgrade().ok_or(Errno::ENXIO)?;
+        let caller = self.jobs.caller(self.id);
+        if self.line.lock().exclusive && !caller.is_admin {
+            return Err(Errno::EBUSY.into());
+        }
+        let (mut acquired, mut opened) = (false, Opened::AsConsole);
+        self.plug_in(|line| {
+            line.opens += 1;
+            let Some(open) = claim else {
+                line.console_opens += 1;
+                return;
+            };
+            opened = Opened::After(line.hangups);
+            acquired = !open.flags.contains(OpenFlags::NOCTTY) && line.control.acquire_by_open(&caller, open.flags.can_read());
+        })?;
+        self.linger.cancel();
+        if acquired {
+            self.jobs.set_controlling(caller.session, Some(terminal.clone()));
+        }
+        // What was typed before anybody was there.
+        self.take_input();
+        Ok(Arc::new(TerminalFile { terminal, opened }))
     }
 }
 
-impl Terminal {
-    fn open_line(&self, open: &Open<'_>, opened: impl Fn(&Line) -> Opened) -> SysResult<Arc<dyn FileOps>> {
-        let me = self.me.upgrade().ok_or(Errno::ENXIO)?;
-        let caller = self.jobs.caller(self.id);
-        let (acquired, opened) = {
-            let mut line = self.line.lock();
-            if line.exclusive && !caller.is_admin {
-                return Err(Errno::EBUSY.into());
-            }
-            line.opens += 1;
-            let acquired = !open.flags.contains(OpenFlags::NOCTTY) && line.control.acquire_by_open(&caller, open.flags.can_read());
-            (acquired, opened(&line))
-        };
-        if acquired {
-            self.jobs.set_controlling(caller.session, Some(me.clone()));
-        }
-        Ok(Arc::new(TerminalFile { terminal: me, opened }))
+impl Device for Terminal {
+    fn open(&self, open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {
+        self.open_file(Some(open))
     }
 }
 
@@ -433,6 +611,9 @@ impl FileOps for TerminalFile {
 
     fn read(&self, file: &OpenFile, _: &mut u64, sink: &mut dyn Sink) -> SysResult<usize> {
         let terminal = &*self.terminal;
+        if self.is_dead() {
+            return Ok(0);
+        }
         terminal.permit(Access::Read)?;
         let want = sink.room().min(IO_CHUNK);
         if want == 0 {
@@ -526,7 +707,7 @@ impl FileOps for TerminalFile {
     fn ioctl(&self, file: &OpenFile, caller: &IoctlCaller<'_>, command: u32, argument: u64) -> SysResult<i64> {
         let request = Request::from_number(command).ok_or(Errno::ENOTTY)?;
         let terminal = &*self.terminal;
-        if terminal.line.lock().is_dead_for(self.opened) {
+        if self.is_dead() {
             return Err(Errno::EIO.into());
         }
         if request.changes_terminal() && request != Request::SetForeground {
@@ -537,10 +718,21 @@ impl FileOps for TerminalFile {
 
     fn release(&self, _: &OpenFile) {
         let mut line = self.terminal.line.lock();
-        line.opens = line.opens.saturating_sub(1);
-        if line.opens == 0 {
-            line.exclusive = false;
+        if line.is_dead_for(self.opened) {
+            return;
         }
+        if self.opened == Opened::AsConsole {
+            line.console_opens = line.console_opens.saturating_sub(1);
+        }
+        line.opens = line.opens.saturating_sub(1);
+        if line.opens > 0 {
+            return;
+        }
+        line.exclusive = false;
+        // What nobody read is gone.
+        let _ = line.discipline.flush(Queue::Input);
+        drop(line);
+        self.terminal.linger.arm(sync::monotonic_ns() + LINGER_NS);
     }
 }
 
@@ -562,7 +754,23 @@ impl Terminal {
                 Ok(caller.memory.write_all(argument, &bytes)?)
             }
             Request::SetSettings(layout, when) => self.set_settings(opened, caller, layout, when, argument),
+            // There is no wire to hold: a break is nothing, as on UML's lines.
             Request::SendBreak | Request::Drain => self.wait_drained(opened),
+            Request::SetBreak | Request::ClearBreak => Ok(()),
+            Request::GetSoftCarrier => {
+                let local = self.line.lock().discipline.termios().control & tty::control::CLOCAL != 0;
+                put_int(caller, argument, i32::from(local))
+            }
+            Request::SetSoftCarrier => {
+                let local = get_int(caller, argument)? != 0;
+                let mut line = self.line.lock();
+                let mut new = line.discipline.termios().clone();
+                new.control = if local { new.control | tty::control::CLOCAL } else { new.control & !tty::control::CLOCAL };
+                let effects = line.discipline.set_termios(new);
+                drop(line);
+                self.apply(effects);
+                Ok(())
+            }
             Request::FlowControl => {
                 let effects = {
                     let mut line = self.line.lock();
@@ -581,8 +789,15 @@ impl Terminal {
                 self.apply(effects);
                 Ok(())
             }
-            Request::CountInput => put_int(caller, argument, self.line.lock().discipline.readable_bytes() as i32),
-            Request::CountOutput => put_int(caller, argument, self.line.lock().discipline.output_len() as i32),
+            // The lock is let go before guest memory is touched, here and below.
+            Request::CountInput => {
+                let count = self.line.lock().discipline.readable_bytes();
+                put_int(caller, argument, count as i32)
+            }
+            Request::CountOutput => {
+                let count = self.line.lock().discipline.output_len();
+                put_int(caller, argument, count as i32)
+            }
             Request::Inject => {
                 let mut byte = [0];
                 caller.memory.read_exact(argument, &mut byte)?;
@@ -594,14 +809,20 @@ impl Terminal {
                 self.apply(effects);
                 Ok(())
             }
-            Request::GetWinSize => Ok(caller.memory.write_all(argument, &self.line.lock().size.to_bytes())?),
+            Request::GetWinSize => {
+                let size = self.line.lock().size;
+                Ok(caller.memory.write_all(argument, &size.to_bytes())?)
+            }
             Request::SetWinSize => {
                 let mut bytes = [0; tty::ioctl::WINSIZE_BYTES];
                 caller.memory.read_exact(argument, &mut bytes)?;
                 self.resize(WinSize::from_bytes(&bytes));
                 Ok(())
             }
-            Request::GetExclusive => put_int(caller, argument, i32::from(self.line.lock().exclusive)),
+            Request::GetExclusive => {
+                let exclusive = self.line.lock().exclusive;
+                put_int(caller, argument, i32::from(exclusive))
+            }
             Request::SetExclusive | Request::ClearExclusive => {
                 self.line.lock().exclusive = request == Request::SetExclusive;
                 Ok(())

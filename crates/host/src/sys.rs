@@ -2,7 +2,7 @@
 
 use abi::Errno;
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// The calling thread's errno.
 pub fn last_errno() -> Errno {
@@ -16,12 +16,9 @@ pub fn check(value: libc::c_int) -> Result<libc::c_int, Errno> {
 
 /// A memory file of `len_bytes`, close-on-exec.
 pub fn memory_file(name: &CStr, len_bytes: u64) -> Result<OwnedFd, Errno> {
-    // SAFETY: `name` is a terminated string.
-    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) })?;
-    // SAFETY: the descriptor is new and ours.
-    let file = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: no memory is involved.
-    check(unsafe { libc::ftruncate(fd, len_bytes as i64) })?;
+    let number = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error()).unwrap_or(Errno::EIO);
+    let file = rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC).map_err(number)?;
+    rustix::fs::ftruncate(&file, len_bytes).map_err(number)?;
     Ok(file)
 }
 

@@ -1,7 +1,6 @@
 //! Boot: from an empty machine to its first process.
 
-use crate::cgroupfs::CgroupFs;
-use crate::config::{Config, End, Root};
+use crate::config::{Config, End, Root, Streams};
 use crate::console;
 use crate::machine::Machine;
 use crate::run;
@@ -36,21 +35,21 @@ const FD_LIMIT: u64 = 1024;
 
 /// Boots; when it returns `Ok` the first process runs.
 pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
+    if config.lines.early_messages {
+        console::show_early(machine, config);
+    }
     banner(machine, config);
     let failed = |what: &'static str| move |errno: Errno| End::NotStarted(format!("{what}: {errno}"));
     let entropy: fs::devices::Entropy = Arc::new(host::checks::entropy);
     fs::devices::register(machine.vfs, entropy).map_err(failed("the memory devices could not be made"))?;
     let proc = crate::procfs::make(machine, &config.command_line);
     let devtmpfs = Devtmpfs::new(machine.vfs).map_err(failed("devtmpfs could not be made"))?;
-    let cgroupfs = CgroupFs::new(machine.system);
-    let _ = machine.cgroups.set(cgroupfs.clone());
     for kind in [
         Arc::new(TmpfsType::TMPFS) as Arc<dyn vfs::FileSystemType>,
         Arc::new(TmpfsType::RAMFS),
         devtmpfs.clone(),
         proc,
         Sysfs::new(machine.vfs),
-        cgroupfs,
     ] {
         machine.vfs.register_type(kind);
     }
@@ -71,17 +70,24 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
         // There is no init that would do it.
         mount_at(&caller, b"/proc", b"proc", b"").map_err(failed("/proc could not be mounted"))?;
         mount_at(&caller, b"/sys", b"sysfs", b"").map_err(failed("/sys could not be mounted"))?;
-        mount_at(&caller, b"/sys/fs/cgroup", b"cgroup2", b"").map_err(failed("/sys/fs/cgroup could not be mounted"))?;
         mount_at(&caller, b"/dev/pts", b"devpts", b"gid=5,mode=620,ptmxmode=666").map_err(failed("/dev/pts could not be mounted"))?;
         mount_at(&caller, b"/dev/shm", b"tmpfs", b"mode=1777").map_err(failed("/dev/shm could not be mounted"))?;
         make_device_links(&devtmpfs.caller()).map_err(failed("the links in /dev could not be made"))?;
     }
-    let files = console::open(&caller, &consoles).map_err(failed("the first process's standard streams could not be opened"))?;
+    let files = match console::open(&caller, &consoles) {
+        Ok(files) => files,
+        Err(_) if config.streams == Streams::Console => {
+            machine.vfs.log.print(4, "Warning: unable to open an initial console.");
+            Vec::new()
+        }
+        Err(errno) => return Err(failed("the first process's standard streams could not be opened")(errno)),
+    };
     let mut current = first_process(machine, &start, files).map_err(failed("the first process could not be made"))?;
-    if let Some(terminal) = &consoles.terminal {
-        terminal.give_to(current.pid(), current.pid());
-    }
     if config.program.search_path {
+        // A command's terminal is the one it was started at. An init has none: it gives terminals to its sessions.
+        if let Some(terminal) = &consoles.terminal {
+            terminal.give_to(current.pid(), current.pid());
+        }
         current.process().signals().set_unkillable(false);
         machine.system.table().tree.init_is_command = true;
     }

@@ -33,6 +33,14 @@ pub struct CommandLine {
     pub uml_dir: Option<String>,
     /// Console channels as given: `("con", "0", "fd:0,fd:1")`.
     pub consoles: Vec<(String, String, String)>,
+    /// Where kernel messages go, in order (`console=`).
+    pub kernel_consoles: Vec<String>,
+    /// Kernel messages also go to standard error until the consoles are there (`stderr=1`, `earlyprintk`).
+    pub early_messages: bool,
+    /// `xterm=EMULATOR,TITLE_SWITCH,EXEC_SWITCH`.
+    pub xterm: Option<String>,
+    /// Serial lines leave the host's terminals as they are (`ssl-non-raw`).
+    pub serial_cooked: bool,
     /// Disks as given: `("a", "r", "file")`.
     pub disks: Vec<(String, String, String)>,
     /// `ubd=sync`: every write is on the host's disk before it completes.
@@ -80,6 +88,10 @@ impl Default for CommandLine {
             umid: None,
             uml_dir: None,
             consoles: Vec::new(),
+            kernel_consoles: Vec::new(),
+            early_messages: false,
+            xterm: None,
+            serial_cooked: false,
             disks: Vec::new(),
             disks_synchronous: false,
             console_loglevel: 7,
@@ -102,7 +114,6 @@ const NOT_YET: &[&str] = &[
     "time-travel-start",
     "virtio_uml.device",
     "vfio_uml.device",
-    "xterm",
     "fakehd",
     "fake_ide",
     "udb",
@@ -112,7 +123,6 @@ const NOT_YET: &[&str] = &[
     "mconsole",
     "tty_log_fd",
     "tty_log_dir",
-    "ssl-non-raw",
     "gdb-pid",
     "jail",
     "honeypot",
@@ -143,7 +153,6 @@ const NO_MATTER: &[&str] = &[
     "audit",
     "nosmp",
     "nokaslr",
-    "earlyprintk",
     "elevator",
     "clocksource",
     "ipv6.disable",
@@ -227,6 +236,8 @@ impl CommandLine {
                 self.remarks.push("'debug' is not necessary to gdb UML in skas mode - run\n'gdb linux'".into());
             }
             "noreboot" => self.no_reboot = true,
+            "ssl-non-raw" => self.serial_cooked = true,
+            "earlyprintk" => self.early_messages = true,
             _ => match argument.split_once('=') {
                 Some((name, value)) => return self.assignment(argument, name, value),
                 None if listed(NO_MATTER, argument) => {}
@@ -272,7 +283,13 @@ impl CommandLine {
             "uml_dir" => self.uml_dir = own(),
             "panic" => self.panic_timeout_s = value.parse().unwrap_or(0),
             "loglevel" => self.console_loglevel = value.parse().unwrap_or(7).min(15),
-            "console" | "TERM" if name == "console" => {}
+            "console" => self.kernel_consoles.push(value.to_owned()),
+            "earlyprintk" => self.early_messages = true,
+            "stderr" => self.early_messages = value != "0",
+            "xterm" => {
+                self.xterm = own();
+                return Ok(false);
+            }
             "seccomp" => return self.seccomp(value),
             "mode" => {
                 self.remarks.push(format!("'mode={value}' ignored: guest code always runs in separate address spaces, under seccomp"))
@@ -296,7 +313,7 @@ impl CommandLine {
     fn named(&mut self, argument: &str, name: &str, value: &str) -> bool {
         for family in ["con", "ssl"] {
             if let Some(number) = name.strip_prefix(family)
-                && number.chars().all(|c| c.is_ascii_digit())
+                && number.chars().next().is_none_or(|c| c.is_ascii_digit())
             {
                 self.consoles.push((family.into(), number.into(), value.into()));
                 return true;
@@ -352,7 +369,21 @@ fn help() -> String {
         ("ro, rw", "mount the root read-only (default) or read-write."),
         ("hostfs=DIR", "the only directory of the host that hostfs mounts can show."),
         ("umid=NAME", "the machine's name."),
-        ("conN=CHANNEL", "where console N is."),
+        (
+            "conN=CHANNEL, con=CHANNEL",
+            "where console N is, and where all others are: null, none, fd:N, pty, pts, tty:PATH, port:N or xterm; IN,OUT for two.",
+        ),
+        ("sslN=CHANNEL, ssl=CHANNEL", "the same for serial lines."),
+        ("ssl-non-raw", "leave the terminals of serial lines in their line mode."),
+        (
+            "xterm=PROGRAM,TITLE,EXEC",
+            "the terminal emulator of xterm channels, its switches for the title and for the command. Default: xterm,-T,-e.",
+        ),
+        (
+            "console=DEVICE",
+            "where kernel messages go and what /dev/console is: tty0 (default), ttyS0 and so on; may be given several times.",
+        ),
+        ("stderr=1, earlyprintk", "show kernel messages on standard error until the console is there."),
         ("quiet, loglevel=N, debug", "how much of the kernel's log is shown."),
         ("panic=SECONDS", "after a panic, restart in so many seconds; 0: end."),
         ("noreboot", "end instead of restarting."),

@@ -20,6 +20,8 @@ pub struct Config {
     pub command_line: String,
     /// Directory that hostfs mounts are confined to; `None`: no directory of the host can be mounted.
     pub hostfs: Option<PathBuf>,
+    /// Consoles and serial lines.
+    pub lines: LineConfig,
     /// Kernel messages below this level are shown on the console; 0 shows none.
     pub console_loglevel: u8,
     /// Disks, as the command line has them: unit, flags and what follows `=`.
@@ -31,6 +33,39 @@ pub struct Config {
     pub root_flags: String,
     /// Lines for the log before anything else.
     pub remarks: Vec<String>,
+}
+
+/// Consoles and serial lines, as the command line has them.
+#[derive(Clone, Debug, Default)]
+pub struct LineConfig {
+    pub consoles: drivers::lines::Options,
+    pub serial: drivers::lines::Options,
+    pub emulator: drivers::lines::Emulator,
+    /// Where kernel messages go; the last one that is there is `/dev/console`.
+    pub kernel: Vec<String>,
+    /// Kernel messages go to standard error until then.
+    pub early_messages: bool,
+    /// The machine's name, for windows' titles.
+    pub name: Option<String>,
+}
+
+impl LineConfig {
+    fn from_command_line(line: &CommandLine) -> LineConfig {
+        let of = |family: &str| {
+            let own = line.consoles.iter().filter(|(option, ..)| option == family);
+            own.map(|(_, unit, channel)| (unit.clone(), channel.clone())).collect()
+        };
+        let options = |family, cooked| drivers::lines::Options { settings: of(family), bare: false, cooked };
+        let default = || vec!["tty0".to_owned()];
+        LineConfig {
+            consoles: options("con", false),
+            serial: options("ssl", line.serial_cooked),
+            emulator: line.xterm.as_deref().map(drivers::lines::Emulator::parse).unwrap_or_default(),
+            kernel: if line.kernel_consoles.is_empty() { default() } else { line.kernel_consoles.clone() },
+            early_messages: line.early_messages,
+            name: line.umid.clone(),
+        }
+    }
 }
 
 /// Where `/` comes from.
@@ -89,6 +124,7 @@ impl Default for Config {
             streams: Streams::Console,
             command_line: String::new(),
             hostfs: None,
+            lines: LineConfig::default(),
             console_loglevel: 0,
             disks: Vec::new(),
             disks_synchronous: false,
@@ -128,6 +164,9 @@ impl Config {
         if line.root.is_none() && matches!(root, Root::Device(_)) {
             command_line = format!("{command_line} root=98:0").trim_start().to_owned();
         }
+        if line.kernel_consoles.is_empty() {
+            command_line = format!("{command_line} console=tty0").trim_start().to_owned();
+        }
         Ok(Config {
             mem_bytes: line.mem_bytes,
             cpus: line.ncpus.unwrap_or_else(host::checks::processors).min(crate::MAX_CPUS),
@@ -137,6 +176,7 @@ impl Config {
             streams: Streams::Console,
             command_line,
             hostfs: line.hostfs.as_ref().map(PathBuf::from),
+            lines: LineConfig::from_command_line(line),
             console_loglevel: line.console_loglevel,
             disks: line.disks.clone(),
             disks_synchronous: line.disks_synchronous,

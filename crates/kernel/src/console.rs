@@ -1,12 +1,15 @@
-//! Where the first process's standard streams lead, and the kernel's messages.
+//! Where the first process's standard streams lead, the machine's consoles and serial lines, and the kernel's messages.
 
-use crate::config::{Config, Streams};
+use crate::config::{Config, LineConfig, Streams};
 use crate::machine::Machine;
+use crate::wiring::INFO;
 use abi::Errno;
+use drivers::lines::{Family, Lines, MAJOR, NoLine, Surroundings};
+use drivers::ports::{Log, Ports};
 use drivers::stream::{HostStream, StreamDevice};
-use drivers::terminal::{Console, ControllingTerminal, Jobs, Terminal};
-use host::channel::{Channel, StandardStream};
-use platform::{HostChannel, TerminalMode};
+use drivers::terminal::{Console, ControllingTerminal, FixedPlug, Jobs, Terminal};
+use host::channel::{Channel, HostLines, StandardStream};
+use platform::{HostChannel, HostChannels, TerminalMode};
 use std::sync::Arc;
 use vfs::{Caller, Device, DeviceInfo, DeviceKind, DeviceNumber, OpenFile, OpenFlags, OpenHow, PathAt};
 
@@ -15,7 +18,7 @@ const STREAM_MAJOR: u32 = 240;
 
 /// The consoles of a machine.
 pub struct Consoles {
-    /// The terminal, if any of the streams is one.
+    /// The terminal that the first process was started at, if any.
     pub terminal: Option<Arc<Terminal>>,
     /// Paths of what the first process gets as 0, 1 and 2.
     pub paths: [Vec<u8>; 3],
@@ -23,26 +26,88 @@ pub struct Consoles {
 
 /// Makes the devices.
 pub fn make(machine: &Machine, config: &Config) -> Result<Consoles, Errno> {
+    if config.streams == Streams::Console { make_lines(machine, config) } else { make_streams(machine) }
+}
+
+/// `linux`: 16 consoles, 64 serial lines, each what the command line says.
+fn make_lines(machine: &Machine, config: &Config) -> Result<Consoles, Errno> {
+    let jobs: Arc<dyn Jobs> = machine.jobs.clone();
+    let devices = &machine.vfs.devices;
+    let kernel_log = &machine.vfs.log;
+    let log: Log = Arc::new(move |text: &str| kernel_log.print(INFO, text));
+    let host: Arc<dyn HostChannels> = Arc::new(HostLines);
+    let LineConfig { consoles, serial, emulator, kernel, name, .. } = config.lines.clone();
+    let ports = Ports::new(host.clone(), log.clone());
+    let surroundings = Arc::new(Surroundings { host, log: log.clone(), ports, emulator, name });
+    devices.register_major(DeviceKind::Char, MAJOR, Family::Console.device(), Some(Arc::new(NoLine)));
+    devices.register_major(DeviceKind::Char, MAJOR, Family::Serial.device(), None);
+    let consoles = Lines::new(Family::Console, &consoles, surroundings.clone(), jobs.clone(), devices)?;
+    log("Initialized stdio console driver");
+    let serial = Lines::new(Family::Serial, &serial, surroundings, jobs.clone(), devices)?;
+    machine.configurable.register(consoles.clone());
+    machine.configurable.register(serial.clone());
+
+    let mut shown: Vec<Arc<Terminal>> = Vec::new();
+    for device in &kernel {
+        let Some(terminal) = line_called(&consoles, &serial, device) else { continue };
+        if shown.iter().any(|known| Arc::ptr_eq(known, &terminal)) {
+            continue;
+        }
+        // Waits where nobody is at the other end yet: a telnet port as the console holds the boot up until somebody comes.
+        match terminal.pin() {
+            Ok(()) => {
+                if terminal.name().starts_with("ttyS") {
+                    log(&format!("printk: console [{}] enabled", terminal.name()));
+                } else {
+                    log(&format!("Console initialized on /dev/{}", terminal.name()));
+                    log(&format!("printk: console [{}] enabled", terminal.name()));
+                }
+                shown.push(terminal);
+            }
+            Err(error) => log(&format!("console {device} can't be opened: {}", error.errno())),
+        }
+    }
+    log("Initializing software serial port version 1");
+    let fallback = consoles.terminal(0).cloned();
+    let console: Arc<dyn Device> = match shown.last().cloned().or(fallback) {
+        Some(terminal) => Arc::new(Console(terminal)),
+        None => Arc::new(NoLine),
+    };
+    fs::devices::register_tty_hooks(machine.vfs, Arc::new(ControllingTerminal(jobs)), console)?;
+    show_messages(machine, config, shown);
+    let path = || b"/dev/console".to_vec();
+    Ok(Consoles { terminal: None, paths: [path(), path(), path()] })
+}
+
+/// The line that `console=` means: `tty1`, `ttyS0,115200n8`.
+fn line_called(consoles: &Lines, serial: &Lines, device: &str) -> Option<Arc<Terminal>> {
+    let name = device.split(',').next()?;
+    let (lines, unit) = match name.strip_prefix(Family::Serial.device()) {
+        Some(unit) => (serial, unit),
+        None => (consoles, name.strip_prefix(Family::Console.device())?),
+    };
+    lines.terminal(unit.parse().ok()?).cloned()
+}
+
+/// `umlaut run`: the three streams of this process, each a terminal only where it is one.
+fn make_streams(machine: &Machine) -> Result<Consoles, Errno> {
     let jobs: Arc<dyn Jobs> = machine.jobs.clone();
     let devices = &machine.vfs.devices;
     let terminal = |channel: Channel| -> Result<Arc<Terminal>, Errno> {
         if channel.is_terminal() {
             channel.set_mode(TerminalMode::Raw)?;
         }
-        let number = DeviceNumber::new(4, 0);
-        let terminal = Terminal::new("tty0", number, Arc::new(channel), jobs.clone());
+        let number = DeviceNumber::new(MAJOR, 0);
+        let terminal = Terminal::new("tty0", number, Arc::new(FixedPlug(Arc::new(channel))), jobs.clone());
+        terminal.pin().map_err(abi::SysError::errno)?;
         let device: Arc<dyn Device> = terminal.clone();
-        devices.register_major(DeviceKind::Char, 4, "tty", None);
+        devices.register_major(DeviceKind::Char, MAJOR, "tty", None);
         devices.add(DeviceInfo::char(number, "tty0", 0o620, "tty", device))?;
-        fs::devices::register_tty_hooks(machine.vfs, Arc::new(ControllingTerminal(jobs.clone())), Arc::new(Console(terminal.clone())))?;
+        let console = Arc::new(Console(terminal.clone()));
+        fs::devices::register_tty_hooks(machine.vfs, Arc::new(ControllingTerminal(jobs.clone())), console)?;
         Ok(terminal)
     };
     let console = || b"/dev/console".to_vec();
-    if config.streams == Streams::Console {
-        let terminal = terminal(Channel::standard_console()?)?;
-        show_messages(machine, config, &terminal);
-        return Ok(Consoles { terminal: Some(terminal), paths: [console(), console(), console()] });
-    }
     let streams = [StandardStream::Input, StandardStream::Output, StandardStream::Error];
     let mut made: Option<Arc<Terminal>> = None;
     let mut paths = [Vec::new(), Vec::new(), Vec::new()];
@@ -71,22 +136,31 @@ pub fn make(machine: &Machine, config: &Config) -> Result<Consoles, Errno> {
     Ok(Consoles { terminal: made, paths })
 }
 
-/// Shows kernel messages on the console from now on, and those that came before.
-fn show_messages(machine: &Machine, config: &Config, terminal: &Arc<Terminal>) {
-    let level = config.console_loglevel;
-    let show = |terminal: &Terminal, record: &vfs::LogRecord, level: u8| {
-        if record.level < level {
+/// Shows kernel messages on standard error until the consoles are there.
+pub fn show_early(machine: &Machine, config: &Config) {
+    machine.vfs.log.set_console(Box::new(|record| {
+        eprintln!("{}", String::from_utf8_lossy(&record.text));
+    }));
+    machine.vfs.log.set_console_level(config.console_loglevel);
+}
+
+/// Shows kernel messages on these terminals from now on, and those that came before.
+fn show_messages(machine: &Machine, config: &Config, terminals: Vec<Arc<Terminal>>) {
+    let log = &machine.vfs.log;
+    log.set_console(Box::new(move |record| {
+        for terminal in &terminals {
             terminal.print(&record.text);
             terminal.print(b"\n");
         }
-    };
-    let (mut at, _) = machine.vfs.log.range();
-    while let Some(record) = machine.vfs.log.at(at) {
+    }));
+    let (mut at, end) = log.range();
+    while let Some(record) = log.at(at).filter(|record| record.sequence < end) {
         at = record.sequence + 1;
-        show(terminal, &record, level);
+        if record.level < config.console_loglevel {
+            log.show(&record);
+        }
     }
-    let terminal = terminal.clone();
-    machine.vfs.log.set_console(Box::new(move |record| show(&terminal, record, level)));
+    log.set_console_level(config.console_loglevel);
 }
 
 /// Opens the three streams as the first process's descriptors.

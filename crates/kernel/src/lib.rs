@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 
 mod boot;
-mod cgroupfs;
 pub mod cmdline;
 mod config;
 mod console;

@@ -8,7 +8,6 @@
 #![forbid(unsafe_code)]
 
 mod calls;
-pub mod cgroup;
 pub mod clock;
 mod clone;
 pub mod credentials;

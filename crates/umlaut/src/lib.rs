@@ -15,6 +15,10 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
+    if std::env::args_os().nth(1).is_some_and(|word| word == "port-helper") {
+        let words = arguments.skip(1).map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>();
+        return ExitCode::from(host::channel::helper(&words));
+    }
     let called = Path::new(&program).file_name().unwrap_or(OsStr::new("umlaut"));
     if called == OsStr::new("linux") {
         let words = arguments.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>();

@@ -93,7 +93,7 @@ pub trait DeviceSubscriber: Send + Sync {
 }
 
 /// A driver for all minors of a major number that no device is registered for by itself.
-type Majors = BTreeMap<(DeviceKind, u32), (String, Option<Arc<dyn Device>>)>;
+type Majors = BTreeMap<(DeviceKind, u32), (Vec<String>, Option<Arc<dyn Device>>)>;
 
 /// All devices of the machine.
 pub struct Devices {
@@ -118,9 +118,15 @@ struct Telling {
 }
 
 impl Devices {
-    /// Claims a major number for a driver's name (`/proc/devices`); `any` answers for minors that have no device of their own.
+    /// Claims a major number for a driver's name (`/proc/devices`); `any` answers for minors that have no device of their own. Several drivers
+    /// may share a number, as `tty` and `ttyS` do.
     pub fn register_major(&self, kind: DeviceKind, major: u32, name: &str, any: Option<Arc<dyn Device>>) {
-        self.majors.lock().insert((kind, major), (name.to_owned(), any));
+        let mut majors = self.majors.lock();
+        let (names, answers) = majors.entry((kind, major)).or_default();
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+        *answers = any.or_else(|| answers.take());
     }
     /// Adds a device. EEXIST if its number is taken.
     pub fn add(&self, info: DeviceInfo) -> Result<(), Errno> {
@@ -175,7 +181,9 @@ impl Devices {
     /// Major numbers and their drivers, for `/proc/devices`.
     #[must_use]
     pub fn majors(&self, kind: DeviceKind) -> Vec<(u32, String)> {
-        self.majors.lock().iter().filter(|((k, _), _)| *k == kind).map(|((_, major), (name, _))| (*major, name.clone())).collect()
+        let majors = self.majors.lock();
+        let of_kind = majors.iter().filter(|((k, _), _)| *k == kind);
+        of_kind.flat_map(|((_, major), (names, _))| names.iter().map(|name| (*major, name.clone()))).collect()
     }
     /// Opens a device node. ENXIO when no driver answers for its number.
     pub fn open(&self, kind: DeviceKind, number: DeviceNumber, open: &Open<'_>) -> SysResult<Arc<dyn FileOps>> {

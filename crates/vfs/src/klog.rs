@@ -3,7 +3,8 @@
 //! Always true: records have consecutive sequence numbers; when the log is full the oldest go; adding never fails and never sleeps.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use sync::{Events, SpinLock, WaitQueue};
 
 /// Bytes of text kept.
@@ -25,14 +26,16 @@ pub struct LogRecord {
     pub text: Arc<[u8]>,
 }
 
-type Console = Box<dyn Fn(&LogRecord) + Send + Sync>;
+type Console = Arc<dyn Fn(&LogRecord) + Send + Sync>;
 
 /// The log.
 #[derive(Default)]
 pub struct KernelLog {
     records: SpinLock<Records>,
     changed: Arc<WaitQueue>,
-    console: OnceLock<Console>,
+    console: SpinLock<Option<Console>>,
+    /// Records below this level are shown on the console.
+    console_level: AtomicU8,
 }
 
 #[derive(Default)]
@@ -68,14 +71,30 @@ impl KernelLog {
             record
         };
         drop(dropped);
-        if let Some(console) = self.console.get() {
-            console(&record);
+        if record.level < self.console_level() {
+            self.show(&record);
         }
         self.changed.notify(Events::IN | Events::RDNORM);
     }
-    /// Whom every record is shown to, once; it must not sleep.
-    pub fn set_console(&self, console: Console) {
-        let _ = self.console.set(console);
+    /// Shows a record on the console, whatever its level.
+    pub fn show(&self, record: &LogRecord) {
+        let console = self.console.lock().clone();
+        if let Some(console) = console {
+            console(record);
+        }
+    }
+    /// Records below this level are shown on the console as they come; 0 shows none.
+    #[must_use]
+    pub fn console_level(&self) -> u8 {
+        self.console_level.load(Ordering::Relaxed)
+    }
+    /// Sets that: `loglevel=`, the magic SysRq keys 0 to 9.
+    pub fn set_console_level(&self, level: u8) {
+        self.console_level.store(level, Ordering::Relaxed);
+    }
+    /// Whom records are shown to from now on; it must not sleep.
+    pub fn set_console(&self, console: Box<dyn Fn(&LogRecord) + Send + Sync>) {
+        *self.console.lock() = Some(Arc::from(console));
     }
     /// The first record at or after `sequence`: the oldest that is kept, if that is later.
     #[must_use]

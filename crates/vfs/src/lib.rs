@@ -27,7 +27,7 @@ mod locks;
 mod mount;
 mod mounting;
 mod names;
-pub mod notify;
+mod notify;
 mod open;
 mod pages;
 mod path;

@@ -3,7 +3,7 @@
 use super::{Observers, QUEUE_BYTES, errno};
 use abi::Errno;
 use platform::Blocking;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io;
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
@@ -15,8 +15,6 @@ use sync::{Events, WaitQueue};
 enum Kind {
     /// Read ahead; its end of file is not for ever.
     Terminal,
-    /// A pty of ours, whose other end comes and goes.
-    PtyMaster,
     Other,
 }
 
@@ -118,7 +116,7 @@ impl Shared {
                 }
                 state.demand
             };
-            if !self.wait_readable(None) {
+            if !self.wait_readable() {
                 continue;
             }
             if want == 0 {
@@ -127,23 +125,17 @@ impl Shared {
                 continue;
             }
             let read = io::read(&self.fd, buffer.get_mut(..want).unwrap_or_default());
-            if !self.deliver(read, &buffer) {
-                // The other end of our pty is away. It says so by an error, at once, again and again.
-                self.wait_wake(250);
-                continue;
-            }
+            self.deliver(read, &buffer);
             self.waiters.wake_all();
             self.observers.notify(Events::IN | Events::RDNORM);
         }
     }
 
-    /// Takes over what a read gave; `false` if it gave nothing to tell of.
-    fn deliver(&self, read: Result<usize, io::Errno>, buffer: &[u8]) -> bool {
+    /// Takes over what a read gave.
+    fn deliver(&self, read: Result<usize, io::Errno>, buffer: &[u8]) {
         let mut state = self.state();
         match read {
-            Ok(0) if self.kind == Kind::PtyMaster => return false,
-            Err(io::Errno::IO) if self.kind == Kind::PtyMaster => return false,
-            Err(io::Errno::AGAIN | io::Errno::INTR) => return true,
+            Err(io::Errno::AGAIN | io::Errno::INTR) => return,
             Ok(0) => state.ended = true,
             Ok(n) => state.queue.extend(buffer.get(..n).unwrap_or_default()),
             Err(error) => {
@@ -153,13 +145,12 @@ impl Shared {
             }
         }
         state.demand = 0;
-        true
     }
 
     /// Sleeps until the descriptor is readable, ended or in error; `false` when woken for something else.
-    fn wait_readable(&self, timeout: Option<&Timespec>) -> bool {
+    fn wait_readable(&self) -> bool {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN), PollFd::new(&self.wake, PollFlags::IN)];
-        match poll(&mut fds, timeout) {
+        match poll(&mut fds, None) {
             Ok(_) => {
                 let [fd, wake] = &fds;
                 if !wake.revents().is_empty() {
@@ -171,22 +162,11 @@ impl Shared {
             Err(_) => false,
         }
     }
-
-    fn wait_wake(&self, milliseconds: i64) {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: milliseconds * 1_000_000 };
-        let _ = poll(&mut [PollFd::new(&self.wake, PollFlags::IN)], Some(&timeout));
-    }
 }
 
 impl Input {
     pub fn new(fd: OwnedFd, observers: Arc<super::Observers>) -> Result<Input, Errno> {
-        let kind = if !rustix::termios::isatty(&fd) {
-            Kind::Other
-        } else if rustix::pty::ptsname(&fd, Vec::new()).is_ok() {
-            Kind::PtyMaster
-        } else {
-            Kind::Terminal
-        };
+        let kind = if rustix::termios::isatty(&fd) { Kind::Terminal } else { Kind::Other };
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(errno)?;
         let state = Mutex::new(State::default());
         Ok(Input { shared: Arc::new(Shared { fd, kind, wake, state, work: Condvar::new(), waiters: WaitQueue::new(), observers }) })
@@ -209,12 +189,21 @@ impl Input {
         }
         self.shared.rouse(&mut state);
     }
+
+    /// Nothing more is to be read.
+    pub fn give_up(&self) {
+        let mut state = self.shared.state();
+        state.closing = true;
+        state.ended = true;
+        drop(state);
+        self.shared.work.notify_one();
+        let _ = io::write(&self.shared.wake, &1u64.to_ne_bytes());
+        self.shared.waiters.wake_all();
+    }
 }
 
 impl Drop for Input {
     fn drop(&mut self) {
-        self.shared.state().closing = true;
-        self.shared.work.notify_one();
-        let _ = io::write(&self.shared.wake, &1u64.to_ne_bytes());
+        self.give_up();
     }
 }

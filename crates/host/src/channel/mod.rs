@@ -14,10 +14,16 @@
 //! SIGPIPE must be ignored in this process, as the standard library arranges.
 
 mod input;
+mod lines;
 mod output;
+mod port;
 mod terminal;
 #[cfg(test)]
 mod tests;
+mod window;
+
+pub use lines::{HostLines, note_descriptors};
+pub use window::{close_windows, helper};
 
 pub use output::flush_all;
 pub use terminal::restore_terminals;
@@ -25,7 +31,8 @@ pub use terminal::restore_terminals;
 use abi::Errno;
 use input::Input;
 use output::{Output, Target};
-use platform::{Blocking, HostChannel, TerminalMode, WindowSize};
+use platform::{Blocking, HostChannel, TerminalMode, Way, WindowSize};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -55,6 +62,9 @@ struct Observers(Mutex<Vec<Arc<dyn Observer>>>);
 impl Observers {
     fn add(&self, observer: Arc<dyn Observer>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(observer);
+    }
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
     fn notify(&self, events: Events) {
         let observers = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -86,7 +96,7 @@ impl Channel {
             (None, Some(fd)) if rustix::termios::isatty(fd) => Some(Terminal::new(fd.as_fd(), &observers)?),
             _ => terminal,
         };
-        let output = output.map(|fd| Output::target(fd, observers.clone())).transpose()?;
+        let output = output.map(|fd| Output::target(fd, observers.clone(), None)).transpose()?;
         let input = input.map(|fd| Input::new(fd, observers.clone())).transpose()?;
         Ok(Channel { input, output, terminal, observers })
     }
@@ -107,6 +117,19 @@ impl Channel {
         Channel::new(Some(copy(std::io::stdin().as_fd())?), Some(copy(std::io::stdout().as_fd())?))
     }
 
+    /// An open file that nobody else has: a new pty, a connection. It is set never to block, and can be given up.
+    pub fn owned(fd: OwnedFd, way: Way) -> Result<Channel, Errno> {
+        let flags = rustix::fs::fcntl_getfl(&fd).map_err(errno)?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK).map_err(errno)?;
+        let copy = || rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(errno);
+        let given_up = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(errno);
+        let observers = Arc::new(Observers::default());
+        let terminal = if rustix::termios::isatty(&fd) { Some(Terminal::new(fd.as_fd(), &observers)?) } else { None };
+        let output = if way == Way::In { None } else { Some(Output::target(copy()?, observers.clone(), Some(given_up()?))?) };
+        let input = if way == Way::Out { None } else { Some(Input::new(copy()?, observers.clone())?) };
+        Ok(Channel { input, output, terminal, observers })
+    }
+
     /// One descriptor for both directions: a socket, a pty, a terminal.
     pub fn both(fd: OwnedFd) -> Result<Channel, Errno> {
         let other = rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(errno)?;
@@ -114,9 +137,15 @@ impl Channel {
     }
 
     /// A terminal of the host by its path (`con1=tty:/dev/tty3`). It does not become our controlling terminal. ENOTTY for anything else.
-    pub fn open_terminal(path: &Path) -> Result<Channel, Errno> {
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        // A terminal's open may wait for its carrier; a path that is no terminal is found out without opening it for good.
+    pub fn open_terminal(path: &Path, way: Way) -> Result<Channel, Errno> {
+        let access = match way {
+            Way::Both => OFlags::RDWR,
+            Way::In => OFlags::RDONLY,
+            Way::Out => OFlags::WRONLY,
+        };
+        // Without a carrier an open may wait for ever.
+        let flags = access | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        // A path that is no terminal is found out without opening it for good.
         let looked = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(errno)?;
         let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&looked).map_err(errno)?.st_mode);
         if kind != rustix::fs::FileType::CharacterDevice {
@@ -126,11 +155,12 @@ impl Channel {
         if !rustix::termios::isatty(&fd) {
             return Err(Errno::ENOTTY);
         }
-        Channel::both(fd)
+        Channel::owned(fd, way)
     }
 
-    /// A new pty of the host, and the path of the end that others open (`con1=pty`). Nothing is lost of the channel while nobody has that open.
-    pub fn open_pty() -> Result<(Channel, Vec<u8>), Errno> {
+    /// A new pty of the host, and the path of the end that others open (`con1=pts`). Until somebody does, what is written waits; when the last
+    /// one has closed it, the channel is at its end.
+    pub fn open_pty(way: Way) -> Result<(Channel, Vec<u8>), Errno> {
         use rustix::pty;
         let master = pty::openpt(pty::OpenptFlags::RDWR | pty::OpenptFlags::NOCTTY | pty::OpenptFlags::CLOEXEC).map_err(errno)?;
         pty::grantpt(&master).map_err(errno)?;
@@ -139,7 +169,7 @@ impl Channel {
         let mut mode = rustix::termios::tcgetattr(&master).map_err(errno)?;
         mode.make_raw();
         rustix::termios::tcsetattr(&master, rustix::termios::OptionalActions::Now, &mode).map_err(errno)?;
-        Ok((Channel::both(master)?, path))
+        Ok((Channel::owned(master, way)?, path))
     }
 
     /// Sleeps until everything written has left the process, at most until the monotonic clock reaches `deadline_ns`. ETIMEDOUT, EPIPE.
@@ -175,5 +205,10 @@ impl HostChannel for Channel {
         if let Some(input) = &self.input {
             input.watch();
         }
+    }
+    fn close(&self) {
+        self.input.iter().for_each(Input::give_up);
+        self.output.iter().for_each(|target| target.give_up());
+        self.observers.clear();
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Target {
     error: AtomicI32,
     /// Bytes of this channel in the queue.
     queued: AtomicUsize,
+    /// An open file of our own, which never blocks: written to when this says that it was given up, a write that waits ends.
+    given_up: Option<OwnedFd>,
 }
 
 #[derive(Default)]
@@ -30,6 +32,8 @@ struct State {
     started: bool,
     /// Somebody was told that there is no room.
     wants_room: bool,
+    /// The end of the machine waits until what was written is out. Not for what nobody may ever read.
+    awaited: bool,
 }
 
 /// The queue of one file of the host, whoever writes to it.
@@ -47,27 +51,31 @@ fn outputs() -> MutexGuard<'static, HashMap<Key, Weak<Output>>> {
     OUTPUTS.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sleeps until everything written through any channel has left the process, at most until the monotonic clock reaches `deadline_ns`. For the
-/// end of the machine. ETIMEDOUT.
+/// Sleeps until everything written to descriptors that the process was started with has left it, at most until the monotonic clock reaches
+/// `deadline_ns`. For the end of the machine. ETIMEDOUT.
 pub fn flush_all(deadline_ns: Option<u64>) -> Result<(), Errno> {
     let all: Vec<Arc<Output>> = outputs().values().filter_map(Weak::upgrade).collect();
     for output in all {
-        let drained = output.room.wait_deadline(deadline_ns, || (output.state().bytes == 0).then_some(()));
-        drained.map_err(|_| Errno::ETIMEDOUT)?;
+        let out = || {
+            let state = output.state();
+            (!state.awaited || state.bytes == 0).then_some(())
+        };
+        output.room.wait_deadline(deadline_ns, out).map_err(|_| Errno::ETIMEDOUT)?;
     }
     Ok(())
 }
 
 impl Output {
-    /// A way to the file behind `fd`, with a queue shared by all ways to it.
-    pub fn target(fd: OwnedFd, observers: Arc<Observers>) -> Result<Arc<Target>, Errno> {
+    /// A way to the file behind `fd`, with a queue shared by all ways to it. `given_up`: the open file is our own.
+    pub fn target(fd: OwnedFd, observers: Arc<Observers>, given_up: Option<OwnedFd>) -> Result<Arc<Target>, Errno> {
         let file = rustix::fs::fstat(&fd).map_err(errno)?;
         let mut outputs = outputs();
         outputs.retain(|_, output| output.strong_count() > 0);
         let known = outputs.entry((file.st_dev, file.st_ino, file.st_rdev)).or_default();
         let output = known.upgrade().unwrap_or_default();
         *known = Arc::downgrade(&output);
-        Ok(Arc::new(Target { fd, output, observers, error: AtomicI32::new(0), queued: AtomicUsize::new(0) }))
+        output.state().awaited |= given_up.is_none();
+        Ok(Arc::new(Target { fd, output, observers, error: AtomicI32::new(0), queued: AtomicUsize::new(0), given_up }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -128,14 +136,30 @@ impl Target {
             match io::write(&self.fd, rest) {
                 Ok(n) => done += n,
                 Err(io::Errno::INTR) => {}
-                // Somebody else set O_NONBLOCK.
-                Err(io::Errno::AGAIN) => {
-                    let _ = poll(&mut [PollFd::new(&self.fd, PollFlags::OUT)], None);
-                }
+                // Our own, or somebody else set O_NONBLOCK.
+                Err(io::Errno::AGAIN) => self.wait_writable()?,
                 Err(error) => return Err(errno(error)),
             }
         }
         Ok(())
+    }
+
+    /// Sleeps until the host takes more. EIO when the channel was given up meanwhile.
+    fn wait_writable(&self) -> Result<(), Errno> {
+        let given_up = self.given_up.as_ref().unwrap_or(&self.fd);
+        let end = if self.given_up.is_some() { PollFlags::IN } else { PollFlags::empty() };
+        let mut fds = [PollFd::new(&self.fd, PollFlags::OUT), PollFd::new(given_up, end)];
+        let _ = poll(&mut fds, None);
+        let [_, end] = &fds;
+        if self.given_up.is_some() && !end.revents().is_empty() { Err(Errno::EIO) } else { Ok(()) }
+    }
+
+    /// Nothing more is to be written; what waits is dropped. Only a file of our own can be given up.
+    pub fn give_up(&self) {
+        if let Some(given_up) = &self.given_up {
+            self.error.store(Errno::EIO.raw(), Ordering::Release);
+            let _ = io::write(given_up, &1u64.to_ne_bytes());
+        }
     }
 
     fn push(self: &Arc<Target>, data: &[u8]) -> Result<usize, Errno> {

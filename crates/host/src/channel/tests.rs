@@ -161,27 +161,39 @@ fn much_data_passes_through_both_ways_unchanged() {
 
 /// A pty, its other end open.
 fn pty() -> (Channel, std::fs::File) {
-    let (channel, path) = Channel::open_pty().unwrap();
+    let (channel, path) = Channel::open_pty(Way::Both).unwrap();
     let path = std::path::PathBuf::from(String::from_utf8(path).unwrap());
     let other = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
     (channel, other.into())
 }
 
 #[test]
-fn a_pty_waits_while_its_other_end_is_away() {
-    let (channel, mut other) = pty();
+fn a_pty_keeps_what_is_written_until_somebody_comes_and_ends_when_he_leaves() {
+    let (channel, path) = Channel::open_pty(Way::Both).unwrap();
     let mut buffer = [0; 64];
-    for round in 0..2 {
-        other.write_all(b"typed").unwrap();
-        assert_eq!(channel.read(&mut buffer, Blocking::Yes), Ok(5), "round {round}");
-        let path = rustix::termios::ttyname(&other, Vec::new()).unwrap().into_string().unwrap();
-        drop(other);
-        assert_eq!(channel.read(&mut buffer, Blocking::No), Err(Errno::EAGAIN));
-        std::thread::sleep(Duration::from_millis(30));
-        other = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap().into();
-    }
-    assert_eq!(channel.write(b"shown", Blocking::Yes), Ok(5));
-    assert_eq!(other.read(&mut buffer).unwrap(), 5);
+    assert_eq!(channel.read(&mut buffer, Blocking::No), Err(Errno::EAGAIN));
+    assert_eq!(channel.write(b"login: ", Blocking::Yes), Ok(7));
+    let path = std::path::PathBuf::from(String::from_utf8(path).unwrap());
+    let mut other: std::fs::File = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap().into();
+    other.write_all(b"typed").unwrap();
+    assert_eq!(channel.read(&mut buffer, Blocking::Yes), Ok(5));
+    assert_eq!(other.read(&mut buffer).unwrap(), 7);
+    drop(other);
+    assert_eq!(channel.read(&mut buffer, Blocking::Yes), Ok(0));
+}
+
+#[test]
+fn a_channel_that_is_given_up_holds_nobody() {
+    let (channel, _path) = Channel::open_pty(Way::Both).unwrap();
+    let block = [b'x'; 10_000];
+    // Nobody reads: the host's buffer, the thread's hands and the queue fill up.
+    soon("full", || {
+        std::thread::sleep(Duration::from_millis(1));
+        channel.write(&block, Blocking::No) == Err(Errno::EAGAIN)
+    });
+    channel.close();
+    assert_eq!(channel.write(b"x", Blocking::Yes), Err(Errno::EIO));
+    assert_eq!(channel.read(&mut [0; 8], Blocking::Yes), Ok(0));
 }
 
 #[test]
@@ -219,7 +231,7 @@ const CHILD: &str = "UMLAUT_TEST_TERMINAL";
 
 /// The process whose end is watched: makes the terminal raw, says so, and ends as told.
 fn be_child(path: &str, how: &str) {
-    let channel = Channel::open_terminal(Path::new(path)).unwrap();
+    let channel = Channel::open_terminal(Path::new(path), Way::Both).unwrap();
     channel.set_mode(TerminalMode::Raw).unwrap();
     channel.write(b"R", Blocking::Yes).unwrap();
     channel.flush(None).unwrap();
@@ -239,7 +251,7 @@ fn a_terminal_is_put_back_however_the_process_ends() {
     }
     let signals = [("term", libc::SIGTERM), ("int", libc::SIGINT), ("hup", libc::SIGHUP), ("quit", libc::SIGQUIT)];
     for how in ["exit", "abort", "panic", "term", "int", "hup", "quit"] {
-        let (channel, path) = Channel::open_pty().unwrap();
+        let (channel, path) = Channel::open_pty(Way::Both).unwrap();
         let path = String::from_utf8(path).unwrap();
         let other = rustix::fs::open(&*path, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
         let mut mode = termios::tcgetattr(&other).unwrap();

@@ -41,7 +41,7 @@ fn pool() -> &'static Pool {
 }
 
 /// Runs `call` on a helper thread and sleeps until it is done.
-pub(super) fn run<R: Send + 'static>(call: impl FnOnce() -> R + Send + 'static) -> R {
+pub(crate) fn run<R: Send + 'static>(call: impl FnOnce() -> R + Send + 'static) -> R {
     if MAY_BLOCK.with(Cell::get) {
         return call();
     }

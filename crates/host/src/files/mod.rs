@@ -22,6 +22,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use helpers::run as may_block;
 pub use helpers::this_thread_may_block;
 
 use abi::Errno;
