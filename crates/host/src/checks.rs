@@ -1,7 +1,7 @@
 //! What this host offers: asked before the machine starts, and by `umlaut doctor`. Every verdict comes from trying, or from what the host says of
 //! itself; none is invented.
 
-use crate::stub;
+use crate::stub::{self, HandOver};
 use abi::Errno;
 
 /// One thing that was looked at.
@@ -33,24 +33,48 @@ fn seccomp(operation: libc::c_uint, argument: *mut libc::c_void) -> Result<(), E
     crate::sys::check(unsafe { libc::syscall(libc::SYS_seccomp, operation, 0, argument) } as libc::c_int).map(drop)
 }
 
-fn notifications() -> Verdict {
+fn filters() -> Verdict {
     const GET_ACTION_AVAIL: libc::c_uint = 2;
-    const GET_NOTIF_SIZES: libc::c_uint = 3;
-    let mut action: u32 = 0x7fc0_0000;
-    if let Err(errno) = seccomp(GET_ACTION_AVAIL, (&raw mut action).cast()) {
-        return Verdict::Missing(format!(
-            "this host has no seccomp notifications ({errno}). They need Linux 5.0 or newer with CONFIG_SECCOMP_FILTER, and a sandbox around us that allows seccomp(2)."
-        ));
-    }
-    let mut sizes = [0u16; 3];
-    match seccomp(GET_NOTIF_SIZES, sizes.as_mut_ptr().cast()) {
-        Ok(()) if sizes[0] == 80 && sizes[1] == 24 => Verdict::Good("available".into()),
-        Ok(()) => {
-            Verdict::Missing(format!("this host's seccomp notifications have sizes {sizes:?}, which we do not know. A newer Umlaut may."))
-        }
+    let mut action: u32 = 0x0003_0000;
+    match seccomp(GET_ACTION_AVAIL, (&raw mut action).cast()) {
+        Ok(()) => Verdict::Good("seccomp".into()),
         Err(errno) => Verdict::Missing(format!(
-            "seccomp(2) answers {errno} when asked for the size of a notification; a sandbox around us may forbid it."
+            "this host has no seccomp filters ({errno}). They need CONFIG_SECCOMP_FILTER, and a sandbox around us that allows seccomp(2)."
         )),
+    }
+}
+
+/// What the environment wishes: `UMLAUT_HANDOVER=notify` or `trap`. A sentence when it is neither.
+pub fn wished_hand_over() -> Result<Option<HandOver>, String> {
+    match std::env::var("UMLAUT_HANDOVER").as_deref() {
+        Err(_) | Ok("") => Ok(None),
+        Ok("notify") => Ok(Some(HandOver::Notify)),
+        Ok("trap") => Ok(Some(HandOver::Trap)),
+        Ok(other) => Err(format!("UMLAUT_HANDOVER={other:?} is not known; say notify or trap, or leave it out.")),
+    }
+}
+
+/// Which hand-over a machine would take here. It is tried in a process of its own.
+fn hand_over() -> Verdict {
+    match wished_hand_over() {
+        Err(sentence) => return Verdict::Missing(sentence),
+        Ok(Some(HandOver::Trap)) => {
+            return Verdict::Limited("by signals, as UMLAUT_HANDOVER wishes; without it the faster one is taken where it can be.".into());
+        }
+        Ok(_) => {}
+    }
+    let price = "Every call comes by a signal instead, which is slower.";
+    match stub::probe_notifications() {
+        Ok(()) => Verdict::Good("by seccomp notifications".into()),
+        Err(Errno::EBUSY) => Verdict::Limited(format!(
+            "a sandbox around us listens to seccomp notifications, and the host allows one listener. {price} Leave the sandbox for more speed."
+        )),
+        Err(Errno::EINVAL) => {
+            Verdict::Limited(format!("seccomp notifications as we need them came with Linux 6.6. {price} A newer host kernel is faster."))
+        }
+        Err(errno) => {
+            Verdict::Limited(format!("seccomp notifications can't be had ({errno}); a sandbox around us may forbid them. {price}"))
+        }
     }
 }
 
@@ -89,11 +113,19 @@ fn memory() -> Verdict {
     }
 }
 
-/// Looks at everything that can be looked at without starting anything.
+/// Looks at everything, for people: [`needed`], and what a machine would make of it. Call it before the process has a second thread: it forks.
 #[must_use]
 pub fn all() -> Vec<Check> {
+    let mut checks = needed();
+    checks.insert(1, Check { name: "hand-over", verdict: hand_over() });
+    checks
+}
+
+/// Looks at what a machine can't run without, as far as that can be done without starting anything.
+#[must_use]
+pub fn needed() -> Vec<Check> {
     vec![
-        Check { name: "seccomp notifications", verdict: notifications() },
+        Check { name: "filters", verdict: filters() },
         Check { name: "segment bases", verdict: segment_bases() },
         Check { name: "signal frames", verdict: signal_frame() },
         Check { name: "memory files", verdict: memory() },
@@ -116,7 +148,7 @@ pub fn raise_descriptor_limit() {
 /// The first thing that is missing, as a sentence.
 #[must_use]
 pub fn first_missing() -> Option<String> {
-    all().into_iter().find_map(|check| match check.verdict {
+    needed().into_iter().find_map(|check| match check.verdict {
         Verdict::Missing(sentence) => Some(sentence),
         _ => None,
     })
@@ -126,8 +158,8 @@ pub fn first_missing() -> Option<String> {
 #[must_use]
 pub fn explain_start(errno: Errno) -> String {
     match errno {
-        Errno::EAGAIN => "the host did not let us start a guest process: it is at its limit of processes (ulimit -u, the cgroup's pids.max), or a sandbox around us already listens to seccomp notifications".into(),
-        Errno::EINVAL => "the host's seccomp notifications are too old: they need Linux 6.6 or newer".into(),
+        Errno::EAGAIN => "the host did not let us start a guest process: it is at its limit of processes or descriptors (ulimit -u, ulimit -n, the cgroup's pids.max); `umlaut doctor` says more".into(),
+        Errno::EBUSY | Errno::EINVAL => "seccomp notifications can't be had here, and UMLAUT_HANDOVER=notify allows nothing else; leave it out".into(),
         Errno::EPERM | Errno::EACCES => format!("a sandbox around us forbids what guest processes need ({errno})"),
         other => format!("the first guest process could not be started ({other})"),
     }

@@ -13,6 +13,8 @@ use sync::sched::{self, Scheduler};
 pub const WAKE_SIGNAL: libc::c_int = libc::SIGUSR2;
 /// How much processor time a kicked thread may still use before it counts as defiant.
 const DEFIANCE_NS: u64 = 20_000_000;
+/// How long it may sleep instead of stopping, where it could do that at all.
+const SLEEP_NS: u64 = 500_000_000;
 
 /// Implements [`sched::Machine`] over stubs.
 pub struct HostMachine {
@@ -27,6 +29,11 @@ impl HostMachine {
     pub fn new(stubs: &'static Stubs) -> HostMachine {
         HostMachine { stubs, overdue: Mutex::new(HashMap::new()) }
     }
+
+    fn kill_defiant(&self, pid: i32) {
+        self.stubs.counters.killed_defiant.fetch_add(1, Ordering::Relaxed);
+        sys::kill_process(pid);
+    }
 }
 
 impl sched::Machine for HostMachine {
@@ -39,6 +46,10 @@ impl sched::Machine for HostMachine {
         // It may have ended by itself meanwhile.
         let _ = sys::tgkill(pid, tid, libc::SIGUSR1);
         if now_ns.saturating_sub(asked_ns) < DEFIANCE_NS {
+            return;
+        }
+        if now_ns.saturating_sub(asked_ns) >= SLEEP_NS && self.stubs.sleeps_silently(pid, tid) {
+            self.kill_defiant(pid);
             return;
         }
         // Late because the host does not let it run, or because it blocks the signal? Only the second uses processor time.
@@ -55,8 +66,7 @@ impl sched::Machine for HostMachine {
         let before = *before;
         if used.saturating_sub(before) >= DEFIANCE_NS {
             overdue.remove(&token);
-            self.stubs.counters.killed_defiant.fetch_add(1, Ordering::Relaxed);
-            sys::kill_process(pid);
+            self.kill_defiant(pid);
         }
     }
 }

@@ -23,7 +23,7 @@ fn machine() -> &'static Machine {
         // Stubs die with the thread that started them: one that outlives every test.
         std::thread::spawn(move || {
             let memory = MemoryFile::new(RAM_LEN).unwrap();
-            let stubs = Stubs::start(memory.descriptor(), RAM_LEN as u64, 100).unwrap();
+            let stubs = Stubs::start(memory.descriptor(), RAM_LEN as u64, 100, host::checks::wished_hand_over().unwrap()).unwrap();
             let ram = ram::Ram::new(memory.into_backing());
             stubs.warm_up().unwrap();
             ready.send(Machine { stubs, ram }).unwrap();

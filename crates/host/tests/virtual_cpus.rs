@@ -30,7 +30,7 @@ fn machine() -> &'static Machine {
         let (ready, machine) = mpsc::channel();
         std::thread::spawn(move || {
             let memory = MemoryFile::new(RAM_LEN).unwrap();
-            let stubs = Stubs::start(memory.descriptor(), RAM_LEN as u64, 100).unwrap();
+            let stubs = Stubs::start(memory.descriptor(), RAM_LEN as u64, 100, host::checks::wished_hand_over().unwrap()).unwrap();
             let ram = ram::Ram::new(memory.into_backing());
             stubs.warm_up().unwrap();
             let scheduler = Scheduler::install(Box::new(HostMachine::new(stubs)), 2).unwrap();

@@ -175,6 +175,56 @@ impl Drop for Running {
     }
 }
 
+/// What a program said, and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    /// Its exit status; `None` when a signal ended it.
+    pub status: Option<i32>,
+    /// Its standard output, what isn't UTF-8 replaced.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// Runs a program to its end, with `input` as its standard input.
+///
+/// # Panics
+/// When it can't be started, or takes longer than `limit`; it is killed then.
+pub fn output(command: &mut Command, input: &[u8], limit: Duration) -> Output {
+    let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let mut child = started.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let writer = child.stdin.take().map(|mut stdin| {
+        let input = input.to_vec();
+        // Who doesn't read its input closes it early; that is its right.
+        std::thread::spawn(move || drop(std::io::Write::write_all(&mut stdin, &input)))
+    });
+    let gather = |pipe: Option<Box<dyn Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            // What was read before an error is what it said.
+            let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    };
+    let stdout = gather(child.stdout.take().map(|pipe| Box::new(pipe) as _));
+    let stderr = gather(child.stderr.take().map(|pipe| Box::new(pipe) as _));
+    let until = Instant::now() + limit;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            _ if Instant::now() > until => {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!("{command:?} took over {} s", limit.as_secs());
+            }
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let _ = writer.map(std::thread::JoinHandle::join);
+    let text = |thread: std::thread::JoinHandle<String>| thread.join().unwrap_or_default();
+    Output { status: status.code(), stdout: text(stdout), stderr: text(stderr) }
+}
+
 /// Compiles a C program, static; nothing is done when `program` is newer than its sources.
 ///
 /// # Errors

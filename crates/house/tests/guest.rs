@@ -21,6 +21,17 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// What `wall_jumps.c` tries to make on the host.
 const BEYOND_THE_WALL: &str = "/tmp/umlaut-wall-was-passed";
 
+/// What runs by the hand-over of signals too at every scale; at full scale everything does.
+const BY_SIGNALS: [&str; 10] =
+    ["exec", "memory", "process", "signals", "threads", "vectors", "wall_frames", "wall_jumps", "wall_races", "wall_recycle"];
+
+/// How a machine stops guest code: its own choice, or signals as on a host that lacks what notifications need.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HandOver {
+    Chosen,
+    Signals,
+}
+
 /// One program, as its first lines describe it.
 struct Program {
     name: String,
@@ -94,10 +105,13 @@ fn run(wanted: &[String]) -> Result<bool, String> {
     }
     let machine = Programs::build()?;
     let (alone, together): (Vec<&Program>, Vec<&Program>) = programs.iter().partition(|program| expected.contains_key(&program.name));
-    let mut outcomes = run_in_machines(&machine, &together, &place)?;
+    let mut outcomes = run_in_machines(&machine, HandOver::Chosen, &together, &place)?;
     for program in alone {
-        outcomes.extend(run_in_machines(&machine, &[program], &place)?);
+        outcomes.extend(run_in_machines(&machine, HandOver::Chosen, &[program], &place)?);
     }
+    let by_signals: Vec<&Program> =
+        together.iter().copied().filter(|program| house::scale() == "full" || BY_SIGNALS.contains(&program.name.as_str())).collect();
+    let outcomes_by_signals = run_in_machines(&machine, HandOver::Signals, &by_signals, &place)?;
     if Path::new(BEYOND_THE_WALL).exists() {
         report.wrong.push(format!("{BEYOND_THE_WALL} is on the host: a guest program reached the host's kernel"));
     }
@@ -107,7 +121,11 @@ fn run(wanted: &[String]) -> Result<bool, String> {
         }
     }
     for program in &programs {
-        report.judge_guest(program, outcomes.get(&program.name), native.get(&program.name), &expected);
+        report.judge_guest("in the machine", program, outcomes.get(&program.name), native.get(&program.name), &expected);
+    }
+    for program in by_signals {
+        let outcome = outcomes_by_signals.get(&program.name);
+        report.judge_guest("in the machine by signals", program, outcome, native.get(&program.name), &expected);
     }
     Ok(report.print(programs.len()))
 }
@@ -177,7 +195,12 @@ fn run_native(program: &Program, place: &Path) -> Result<Outcome, String> {
 }
 
 /// Runs programs in as few machines as it takes.
-fn run_in_machines(machine: &Programs, programs: &[&Program], place: &Path) -> Result<HashMap<String, Outcome>, String> {
+fn run_in_machines(
+    machine: &Programs,
+    hand_over: HandOver,
+    programs: &[&Program],
+    place: &Path,
+) -> Result<HashMap<String, Outcome>, String> {
     let mut outcomes: HashMap<String, Outcome> = HashMap::new();
     loop {
         let left: Vec<&Program> = programs.iter().copied().filter(|program| !outcomes.contains_key(&program.name)).collect();
@@ -185,18 +208,27 @@ fn run_in_machines(machine: &Programs, programs: &[&Program], place: &Path) -> R
             return Ok(outcomes);
         }
         let before = outcomes.len();
-        boot_once(machine, &left, place, &mut outcomes)?;
+        boot_once(machine, hand_over, &left, place, &mut outcomes)?;
         if outcomes.len() == before {
             return Err("the machine ended before it ran any program".into());
         }
     }
 }
 
-fn boot_once(machine: &Programs, programs: &[&Program], place: &Path, outcomes: &mut HashMap<String, Outcome>) -> Result<(), String> {
+fn boot_once(
+    machine: &Programs,
+    hand_over: HandOver,
+    programs: &[&Program],
+    place: &Path,
+    outcomes: &mut HashMap<String, Outcome>,
+) -> Result<(), String> {
     let initrd = place.join("initrd.cpio");
     std::fs::write(&initrd, pack(programs, place)?).map_err(|error| error.to_string())?;
     let mut command = Command::new(&machine.linux);
     command.arg(format!("initrd={}", initrd.display())).args(["mem=256M", "ncpus=2", "quiet", &format!("UMLAUT_SCALE={}", house::scale())]);
+    if hand_over == HandOver::Signals {
+        command.env("UMLAUT_HANDOVER", "trap");
+    }
     let mut running = Running::start(&mut command).map_err(|error| format!("{}: {error}", machine.linux.display()))?;
     let mut current: Option<&Program> = None;
     let mut outcome = Outcome::default();
@@ -281,10 +313,17 @@ impl Report {
         }
     }
 
-    fn judge_guest(&mut self, program: &Program, outcome: Option<&Outcome>, native: Option<&Outcome>, expected: &BTreeMap<String, String>) {
+    fn judge_guest(
+        &mut self,
+        place: &str,
+        program: &Program,
+        outcome: Option<&Outcome>,
+        native: Option<&Outcome>,
+        expected: &BTreeMap<String, String>,
+    ) {
         let name = &program.name;
         let Some(outcome) = outcome else {
-            self.wrong.push(format!("in the machine: {name} didn't run"));
+            self.wrong.push(format!("{place}: {name} didn't run"));
             return;
         };
         if let Some(why) = expected.get(name) {
@@ -295,7 +334,7 @@ impl Report {
             return;
         }
         if let Some(failure) = &outcome.failure {
-            self.wrong.push(format!("in the machine: {name}: {failure}\n{}", outcome.output.join("\n")));
+            self.wrong.push(format!("{place}: {name}: {failure}\n{}", outcome.output.join("\n")));
         }
         for (case, result) in &outcome.cases {
             match (result.as_str(), expected.get(&format!("{name}/{case}"))) {
@@ -303,16 +342,16 @@ impl Report {
                 ("ok", Some(why)) => {
                     self.wrong.push(format!("{name}/{case} was expected to fail and didn't: take it out of expected-failures ({why})"))
                 }
-                ("skip", _) => self.skip(format!("{name}/{case} in the machine: {}", reason(outcome, case))),
+                ("skip", _) => self.skip(format!("{name}/{case} {place}: {}", reason(outcome, case))),
                 (_, Some(why)) => self.expected.push(format!("{name}/{case}: {why}")),
                 (failure, None) => {
-                    self.wrong.push(format!("in the machine: {name}/{case}:\n    {}", said_before(outcome, failure)));
+                    self.wrong.push(format!("{place}: {name}/{case}:\n    {}", said_before(outcome, failure)));
                 }
             }
         }
         if outcome.failure.is_none() {
             let missing = native.iter().flat_map(|native| native.cases.keys()).filter(|case| !outcome.cases.contains_key(*case));
-            self.wrong.extend(missing.map(|case| format!("in the machine: {name}/{case} said nothing")));
+            self.wrong.extend(missing.map(|case| format!("{place}: {name}/{case} said nothing")));
         }
     }
 

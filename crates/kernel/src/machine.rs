@@ -55,7 +55,8 @@ fn bring_up(config: &Config) -> Result<(Machine, Receiver<End>), String> {
     let len = usize::try_from(config.mem_bytes).map_err(|_| memory_error(Errno::ENOMEM))?;
     let memory = MemoryFile::new(len).map_err(memory_error)?;
     let process_limit = guest_process_limit();
-    let stubs = Stubs::start(memory.descriptor(), config.mem_bytes, process_limit).map_err(host::checks::explain_start)?;
+    let wish = host::checks::wished_hand_over()?;
+    let stubs = Stubs::start(memory.descriptor(), config.mem_bytes, process_limit, wish).map_err(host::checks::explain_start)?;
     let ram = ram::Ram::new(memory.into_backing());
     sync::install_clock(Box::new(host::clock::MachineClock::new()));
     stubs.warm_up().map_err(host::checks::explain_start)?;

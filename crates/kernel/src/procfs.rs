@@ -484,6 +484,7 @@ fn register_umlaut(proc: &Proc, machine: &Machine) {
             ]
             .iter()
             .map(|(name, value)| format!("{name} {value}\n"))
+            .chain([format!("hand_over {}\n", stubs.hand_over().name())])
             .collect()
         }),
     );

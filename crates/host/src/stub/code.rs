@@ -12,6 +12,8 @@
 //! | `umlaut_ip_birth` | a newborn's first notification |
 //! | `umlaut_ip_done` | the command thread's notification |
 //! | `umlaut_ip_command` | one map command |
+//! | `umlaut_ip_send`, `umlaut_ip_receive` | the handler in the hand-over by signals: its report, and the wait for the kernel's word |
+//! | `umlaut_ip_command_send`, `umlaut_ip_command_receive` | the same of the command thread |
 //!
 //! Registers that hold their meaning throughout: r12 command pages (template: its page), r13 last spawn sequence, r15 what to spawn.
 
@@ -24,15 +26,16 @@ global_asm!(
 .balign 4096
 .globl umlaut_stub_start, umlaut_stub_end, umlaut_handler, umlaut_restorer, umlaut_template_entry
 .globl umlaut_ip_trap, umlaut_ip_sigreturn, umlaut_ip_mask, umlaut_ip_birth, umlaut_ip_done, umlaut_ip_command
+.globl umlaut_handler_socket, umlaut_ip_send, umlaut_ip_receive, umlaut_ip_command_send, umlaut_ip_command_receive
 umlaut_stub_start:
 
 umlaut_restorer:
     hlt
 
 # A signal for a guest thread: an exception, a trapped call (SIGSYS) or a kick (SIGUSR1). On its signal stack, all signals blocked.
-# edi signal, rsi siginfo, rdx ucontext
+# edi signal, rsi siginfo, rdx ucontext. The answer says where the frame is: guest code can make this very call with any registers, and must
+# not choose what the next user of this thread returns to.
 umlaut_handler:
-    mov %rdx, %rbx
     mov 16(%rsi), %r8
     mov 24(%rsi), %r9
     mov %rdx, %rsi
@@ -41,7 +44,9 @@ umlaut_handler:
     mov ${nr_trap}, %eax
     syscall
 umlaut_ip_trap:
-    mov %rbx, %rsp
+    mov %rax, %rsp
+go_on:
+    mov %rsp, %rbx
     and $-{slot_len}, %rbx
     mov {slot_fs}(%rbx), %rax
     wrfsbase %rax
@@ -52,20 +57,88 @@ umlaut_ip_trap:
 umlaut_ip_sigreturn:
     hlt
 
+# The same for the hand-over by signals: reports over the thread's socket, and waits there for the kernel's word. The filter knows descriptor and
+# addresses of this very thread; r9, which the host ignores, is among them: it is where the frame is.
+umlaut_handler_socket:
+    mov %rdx, %r9
+    mov %rdx, %rbx
+    and $-{slot_len}, %rbx
+    mov %rdi, {slot_report}+8(%rbx)
+    mov %rdx, {slot_report}+16(%rbx)
+    rdfsbase %rax
+    mov %rax, {slot_report}+24(%rbx)
+    rdgsbase %rax
+    mov %rax, {slot_report}+32(%rbx)
+    mov 16(%rsi), %rax
+    mov %rax, {slot_report}+40(%rbx)
+    mov 24(%rsi), %rax
+    mov %rax, {slot_report}+48(%rbx)
+    mov {slot_socket}(%rbx), %edi
+    lea {slot_report}(%rbx), %rsi
+    mov ${report_len}, %edx
+    mov $0x4000, %r10d
+    xor %r8d, %r8d
+    mov $44, %eax
+    syscall
+umlaut_ip_send:
+1:  mov ${word_len}, %edx
+    xor %r10d, %r10d
+    xor %r8d, %r8d
+    mov $45, %eax
+    syscall
+umlaut_ip_receive:
+    cmp ${word_len}, %rax
+    je 2f
+    cmp $-4, %rax
+    je 1b
+    hlt
+2:  mov %r9, %rsp
+    jmp go_on
+
 # The command thread: tells what became of the last batch, runs the next.
 command_loop:
     xor %ebx, %ebx
     xor %r13d, %r13d
+    test ${with_socket}, %r15d
+    jnz 4f
 1:  mov ${nr_done}, %eax
     mov %rbx, %rdi
     mov %r13, %rsi
     syscall
 umlaut_ip_done:
-    mov {command_count}(%r12), %r13
+    jmp 5f
+# Without notifications: two bytes if commands are left over, one if not; then one is awaited.
+4:  mov ${fd_listener}, %edi
+    movabs ${payload}, %rsi
+    xor %edx, %edx
+    test %r13, %r13
+    setnz %dl
+    inc %edx
+    mov $0x4000, %r10d
+    xor %r8d, %r8d
+    xor %r9d, %r9d
+    mov $44, %eax
+    syscall
+umlaut_ip_command_send:
+6:  mov ${fd_listener}, %edi
+    xor %esi, %esi
+    xor %edx, %edx
+    mov $0x20, %r10d
+    xor %r8d, %r8d
+    xor %r9d, %r9d
+    mov $45, %eax
+    syscall
+umlaut_ip_command_receive:
+    cmp $1, %rax
+    je 5f
+    cmp $-4, %rax
+    je 6b
+    hlt
+5:  mov {command_count}(%r12), %r13
     lea {commands}(%r12), %r14
     xor %ebx, %ebx
 2:  test %r13, %r13
-    jz 1b
+    jz 7f
     mov (%r14), %rax
     mov 8(%r14), %rdi
     mov 16(%r14), %rsi
@@ -77,10 +150,13 @@ umlaut_ip_done:
 umlaut_ip_command:
     mov %rax, %rbx
     cmp $-4095, %rax
-    jae 1b
+    jae 7f
     add $64, %r14
     dec %r13
     jmp 2b
+7:  test ${with_socket}, %r15d
+    jnz 4b
+    jmp 1b
 
 # The spawner: the stub's first thread, never filtered, never runs guest code, makes all other threads.
 spawner:
@@ -96,7 +172,28 @@ spawner:
     jmp spawner
 1:  mov %eax, %r13d
     mov {spawn_kind}(%r12), %r15
-    mov $0x50f00, %edi
+    mov {spawn_map_at}(%r12), %rdi
+    mov {spawn_map_len}(%r12), %rsi
+    mov $3, %edx
+    mov $0x11, %r10d
+    mov ${fd_control}, %r8d
+    mov {spawn_map_offset}(%r12), %r9
+    mov $9, %eax
+    syscall
+    cmp $-4095, %rax
+    jae spawn_failed
+    test ${with_socket}, %r15d
+    jz 4f
+# Both ends get the lowest free numbers, which the kernel knows; where they are written guest code can write too, and nobody looks.
+    mov $1, %edi
+    mov $5, %esi
+    xor %edx, %edx
+    mov {spawn_pair}(%r12), %r10
+    mov $53, %eax
+    syscall
+    test %rax, %rax
+    js spawn_failed
+4:  mov $0x50f00, %edi
     xor %esi, %esi
     xor %edx, %edx
     xor %r10d, %r10d
@@ -106,9 +203,11 @@ spawner:
     test %rax, %rax
     jz newborn
     js spawn_failed
-# The newborn's listener is the lowest free descriptor; until it is there, sending it fails with EBADF.
+# The newborn's listener is the lowest free descriptor; until it is there, sending it fails with EBADF. As soon as it is sent the kernel may write
+# the next request.
+    mov {spawn_close}(%r12), %r14d
 2:  mov ${fd_socket}, %edi
-    movabs ${message}, %rsi
+    mov {spawn_message}(%r12), %rsi
     mov $0x4000, %edx
     mov $46, %eax
     syscall
@@ -119,12 +218,21 @@ spawner:
     mov $35, %eax
     syscall
     jmp 2b
-3:  mov ${fd_listener}, %edi
+3:  mov %r14d, %edi
     mov $3, %eax
     syscall
     jmp spawner
 spawn_failed:
-    mov ${fd_socket}, %edi
+    test ${with_socket}, %r15d
+    jz 1f
+    mov {spawn_close}(%r12), %edi
+    mov $3, %eax
+    syscall
+    mov {spawn_close}(%r12), %edi
+    dec %edi
+    mov $3, %eax
+    syscall
+1:  mov ${fd_socket}, %edi
     movabs ${failure}, %rsi
     mov $0x4000, %edx
     mov $46, %eax
@@ -133,15 +241,15 @@ spawn_failed:
 
 # A new thread, born while guest code may already run beside it: registers and read-only pages only until its filter is on.
 newborn:
-    test %r15, %r15
+    test ${guest_thread}, %r15d
     jz newborn_command
     lea {spawn_stack}(%r12), %rdi
     xor %esi, %esi
     mov $131, %eax
     syscall
     mov $1, %edi
-    mov $0x28, %esi
-    movabs ${guest_filter}, %rdx
+    mov {spawn_filter_flags}(%r12), %rsi
+    mov {spawn_filter}(%r12), %rdx
     mov $317, %eax
     syscall
     test %rax, %rax
@@ -159,22 +267,22 @@ umlaut_ip_birth:
     jmp 1b
 newborn_command:
     mov $1, %edi
-    mov $8, %esi
-    movabs ${command_filter}, %rdx
+    mov {spawn_filter_flags}(%r12), %rsi
+    mov {spawn_filter}(%r12), %rdx
     mov $317, %eax
     syscall
     test %rax, %rax
     jns command_loop
+# It is of no use, and neither is the stub. With a socket the kernel sees the end of the stub there.
 newborn_failed:
+    test ${with_socket}, %r15d
+    jnz stub_dies
     mov ${fd_socket}, %edi
-    movabs ${failure}, %rsi
+    movabs ${broken}, %rsi
     mov $0x4000, %edx
     mov $46, %eax
     syscall
-2:  mov $60, %eax
-    xor %edi, %edi
-    syscall
-    jmp 2b
+    jmp stub_dies
 
 # The template, entered in the kernel's own image: r13 descriptor of the code, r12 its page. First to the stub's range, then all else goes.
 umlaut_template_entry:
@@ -289,24 +397,9 @@ stub_begins:
     syscall
     cmp $-4095, %rax
     jae stub_dies
-    movabs ${slots}, %rdi
-    mov ${slots_len}, %esi
-    mov $3, %edx
-    mov $0x11, %r10d
-    mov ${fd_control}, %r8d
-    mov %r15, %r9
-    shl ${stride_shift}, %r9
-    add ${slots_in_stride}, %r9
-    mov $9, %eax
-    syscall
-    cmp $-4095, %rax
-    jae stub_dies
     movabs ${template}, %rdi
     mov $4096, %esi
     mov $11, %eax
-    syscall
-    mov ${fd_control}, %edi
-    mov $3, %eax
     syscall
     movabs ${command}, %r12
     xor %r13d, %r13d
@@ -332,10 +425,23 @@ umlaut_stub_end:
     spawn_kind = const l::SPAWN_KIND,
     spawn_stack = const l::SPAWN_STACK,
     spawn_wait = const l::CONST + l::SPAWN_WAIT as u64,
-    message = const l::CONST + l::MESSAGE as u64,
+    spawn_filter_flags = const l::SPAWN_FILTER_FLAGS,
+    spawn_filter = const l::SPAWN_FILTER,
+    spawn_message = const l::SPAWN_MESSAGE,
+    spawn_close = const l::SPAWN_CLOSE,
+    spawn_pair = const l::SPAWN_PAIR,
+    spawn_map_at = const l::SPAWN_MAP_AT,
+    spawn_map_len = const l::SPAWN_MAP_LEN,
+    spawn_map_offset = const l::SPAWN_MAP_OFFSET,
+    with_socket = const l::SPAWN_WITH_SOCKET,
+    guest_thread = const l::SPAWN_GUEST_THREAD,
+    slot_socket = const l::SLOT_SOCKET,
+    slot_report = const l::SLOT_REPORT,
+    report_len = const l::REPORT_LEN,
+    word_len = const l::WORD_LEN,
+    payload = const l::CONST + l::PAYLOAD as u64,
     failure = const l::CONST + l::FAILURE_MESSAGE as u64,
-    guest_filter = const l::CONST + l::GUEST_FILTER as u64,
-    command_filter = const l::CONST + l::COMMAND_FILTER as u64,
+    broken = const l::CONST + l::BROKEN_MESSAGE as u64,
     guest_mask = const l::CONST + l::GUEST_MASK as u64,
     moves = const l::CONST + l::MOVES as u64,
     fd_socket = const l::FD_SOCKET,
@@ -353,9 +459,6 @@ umlaut_stub_end:
     end = const l::END,
     command = const l::COMMAND,
     command_len = const l::COMMAND_LEN,
-    slots = const l::SLOTS,
-    slots_len = const l::SLOT_COUNT * l::SLOT_LEN,
-    slots_in_stride = const l::SLOTS_IN_STRIDE,
     stride_shift = const l::STRIDE_SHIFT,
     options(att_syntax)
 );
@@ -372,6 +475,11 @@ unsafe extern "C" {
     static umlaut_ip_birth: u8;
     static umlaut_ip_done: u8;
     static umlaut_ip_command: u8;
+    static umlaut_handler_socket: u8;
+    static umlaut_ip_send: u8;
+    static umlaut_ip_receive: u8;
+    static umlaut_ip_command_send: u8;
+    static umlaut_ip_command_receive: u8;
 }
 
 /// The stub's code as it stands in the kernel's image.
@@ -400,6 +508,12 @@ pub struct Addresses {
     pub birth: u64,
     pub done: u64,
     pub command: u64,
+    /// Of the hand-over by signals.
+    pub handler_socket: u64,
+    pub send: u64,
+    pub receive: u64,
+    pub command_send: u64,
+    pub command_receive: u64,
 }
 
 /// The addresses, in the stub's range.
@@ -413,5 +527,10 @@ pub fn addresses() -> Addresses {
         birth: home(&raw const umlaut_ip_birth),
         done: home(&raw const umlaut_ip_done),
         command: home(&raw const umlaut_ip_command),
+        handler_socket: home(&raw const umlaut_handler_socket),
+        send: home(&raw const umlaut_ip_send),
+        receive: home(&raw const umlaut_ip_receive),
+        command_send: home(&raw const umlaut_ip_command_send),
+        command_receive: home(&raw const umlaut_ip_command_receive),
     }
 }

@@ -73,3 +73,33 @@ impl Listener {
         check(unsafe { libc::ioctl(raw(&self.0), SEND, &raw const response) }).map(drop)
     }
 }
+
+/// Whether a filter of this process could have a listener as we need it: EBUSY when a filter around us has one, EINVAL when the host is older than
+/// Linux 6.6. Tried in a child. Call it before the process has a second thread.
+pub fn probe() -> Result<(), Errno> {
+    const SET_MODE_FILTER: libc::c_uint = 1;
+    const NEW_LISTENER_AND_WAIT_KILLABLE: libc::c_uint = 0x28;
+    // One instruction: allow.
+    let mut allow = libc::sock_filter { code: 0x06, jt: 0, jf: 0, k: 0x7fff_0000 };
+    let program = libc::sock_fprog { len: 1, filter: &raw mut allow };
+    // SAFETY: the process has one thread, so the child finds everything in a usable state; it makes system calls only, on structures of this
+    // frame, and ends.
+    let child = unsafe {
+        let child = check(libc::fork())?;
+        if child == 0 {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            let fd = libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, NEW_LISTENER_AND_WAIT_KILLABLE, &raw const program) as libc::c_int;
+            let good = fd >= 0 && libc::ioctl(fd, SET_FLAGS, SYNC_WAKE_UP) == 0;
+            libc::_exit(if good { 0 } else { last_errno().raw() });
+        }
+        child
+    };
+    loop {
+        match rustix::process::waitpid(rustix::process::Pid::from_raw(child), rustix::process::WaitOptions::empty()) {
+            Err(rustix::io::Errno::INTR) => {}
+            Ok(Some((_, status))) if status.exit_status() == Some(0) => return Ok(()),
+            Ok(Some((_, status))) => return Err(status.exit_status().and_then(Errno::from_raw).unwrap_or(Errno::EIO)),
+            _ => return Err(Errno::EIO),
+        }
+    }
+}

@@ -1,17 +1,24 @@
 //! A stub as the kernel holds it: its command thread, its guest threads, and the pool of stubs that wait to be used again.
 //!
 //! Always true: a stub goes back to the pool only when every one of its guest threads is stopped in a pending notification (a [`Parked`] value is
-//! that proof: only a received notification makes one), nothing of the old guest is mapped in it, and its slots are scrubbed.
+//! that proof: only a received notification makes one), nothing of the old guest is mapped in it, and its slots are scrubbed. A thread that
+//! reports over a socket is only about to stop when its report comes, so without notifications no stub is used again.
+//!
+//! And: who is told that a space is gone may give its memory to others, so that is told only when the process is dead.
 
+use super::code;
+use super::filter::{self, SocketOf};
 use super::layout as l;
-use super::notify::{Answer, Listener, Notification};
-use super::template::{self, Template, put, word};
+use super::listener::{HandOver, Listener, Socket, is_silent};
+use super::notify::{self, Answer, Notification};
+use super::template::{self, SpawnError, Template, put, put_message, put_program, put_words, word};
 use super::thread::{self, Frame, GuestThread, Parked, Pending};
 use crate::sys::{self, Mapping};
 use abi::Errno;
 use platform::{GuestSpace, MapCommand, Platform, Protection, SpaceGone};
 use std::collections::HashMap;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -38,6 +45,7 @@ pub struct Counters {
 /// All stubs.
 pub struct Stubs {
     template: Template,
+    hand_over: HandOver,
     ram_len: u64,
     /// One spawner at a time sends its listener.
     spawning: Mutex<()>,
@@ -65,7 +73,12 @@ pub struct Stub {
     command_thread: Mutex<CommandThread>,
     threads: Mutex<Threads>,
     sequence: AtomicU32,
+    /// It was told to die, or is dead.
     pub(super) gone: AtomicBool,
+    /// It was found dead.
+    dead: AtomicBool,
+    /// Where the frame of its first thread was at its birth, by signals.
+    pub(super) birth_frame: AtomicU64,
     stubs: &'static Stubs,
 }
 
@@ -79,6 +92,8 @@ struct CommandThread {
 struct Threads {
     made: usize,
     parked: Vec<Parked>,
+    /// Without notifications: every guest thread's number and socket.
+    sockets: Vec<(i32, Arc<UnixDatagram>)>,
 }
 
 /// A stub in use: one address space of the guest.
@@ -91,40 +106,68 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stubs {
-    /// Starts the template. Call it on a thread that lives as long as the machine (stubs die with the thread that made their template), and before
-    /// the process has other threads. `limit` is how many guest processes there may be.
-    pub fn start(ram: &OwnedFd, ram_len: u64, limit: usize) -> Result<&'static Stubs, Errno> {
-        let stubs: &'static Stubs = Box::leak(Box::new(Stubs {
-            template: Template::start(ram)?,
-            ram_len,
-            spawning: Mutex::new(()),
-            numbers: Mutex::new((1, Vec::new())),
-            pool: Mutex::new(Vec::new()),
-            pool_wanted: (Mutex::new(true), std::sync::Condvar::new()),
-            live: Mutex::new(HashMap::new()),
-            pristine: OnceLock::new(),
-            layout: OnceLock::new(),
-            limit: limit.clamp(1, l::STUB_COUNT - 1),
-            alive: AtomicUsize::new(0),
-            waiters: Mutex::new(Vec::new()),
-            counters: Counters::default(),
-        }));
-        Ok(stubs)
+    /// Starts the template and the first stub, which shows whether this host lets us, and learns how its signal frames look. Call it on a thread that
+    /// lives as long as the machine (stubs die with the thread that made their template), and before the process has other threads. `limit`
+    /// is how many guest processes there may be.
+    ///
+    /// Without a wish, notifications are tried first, and signals where the host lacks what they need.
+    pub fn start(ram: &OwnedFd, ram_len: u64, limit: usize, wish: Option<HandOver>) -> Result<&'static Stubs, Errno> {
+        let with = |hand_over| {
+            let stubs: &'static Stubs = Box::leak(Box::new(Stubs {
+                template: Template::start(ram, hand_over)?,
+                hand_over,
+                ram_len,
+                spawning: Mutex::new(()),
+                numbers: Mutex::new((1, Vec::new())),
+                pool: Mutex::new(Vec::new()),
+                pool_wanted: (Mutex::new(true), std::sync::Condvar::new()),
+                live: Mutex::new(HashMap::new()),
+                pristine: OnceLock::new(),
+                layout: OnceLock::new(),
+                limit: limit.clamp(1, l::STUB_COUNT - 1),
+                alive: AtomicUsize::new(0),
+                waiters: Mutex::new(Vec::new()),
+                counters: Counters::default(),
+            }));
+            stubs.learn().inspect_err(|_| sys::kill_process(stubs.template.pid))?;
+            Ok(stubs)
+        };
+        match wish {
+            Some(hand_over) => with(hand_over),
+            None => with(HandOver::Notify).or_else(|_| with(HandOver::Trap)),
+        }
     }
 
-    /// Makes the first stub, which shows whether this host lets us, and learns how its signal frames look; then starts the threads that reap dead
-    /// stubs and keep the pool filled.
-    pub fn warm_up(&'static self) -> Result<(), Errno> {
+    /// Makes the first stub and looks at a frame of it.
+    fn learn(&'static self) -> Result<(), Errno> {
         let first = self.make()?;
         let parked = lock(&first.threads).parked.pop().ok_or(Errno::EAGAIN)?;
         thread::learn_frame(self, &first, parked)?;
+        let Some(layout) = self.layout.get().filter(|_| self.hand_over == HandOver::Notify) else {
+            // The filter of its thread does not know the frame: it must not run guest code.
+            return Ok(());
+        };
+        // All of its slot was mapped. From here on it is like the others.
+        let unmap = [u64::from(abi::raw::general::__NR_munmap), l::SLOTS, layout.first_page() as u64, 0, 0, 0, 0, 0];
+        first.run(&[unmap]).map_err(|SpaceGone| Errno::EAGAIN)?;
         self.give_back(first);
+        Ok(())
+    }
+
+    /// Starts the threads that reap dead stubs and keep the pool filled.
+    pub fn warm_up(&'static self) -> Result<(), Errno> {
         let spawn = |name: &str, body: fn(&'static Stubs)| {
             std::thread::Builder::new().name(name.into()).stack_size(256 << 10).spawn(move || body(self)).map_err(|_| Errno::EAGAIN)
         };
         spawn("umlaut-reaper", Stubs::reap)?;
         spawn("umlaut-pool", Stubs::fill_pool)?;
         Ok(())
+    }
+
+    /// How guest code is stopped and goes on here.
+    #[must_use]
+    pub fn hand_over(&self) -> HandOver {
+        self.hand_over
     }
 
     /// Declares the calling host thread one that waits for listeners.
@@ -204,35 +247,12 @@ impl Stubs {
                 }
             }
         };
-        let result = self.make_numbered(number);
-        if result.is_err() {
+        let begun = self.begin(number);
+        let (pid, commands, listener, done) = begun.inspect_err(|_| {
             self.alive.fetch_sub(1, Ordering::SeqCst);
             lock(&self.numbers).1.push(number);
-        }
-        result
-    }
-
-    fn make_numbered(&'static self, number: usize) -> Result<Arc<Stub>, Errno> {
-        let offset = l::STRIDE * number as u64;
-        let commands = Mapping::shared(self.template.control.as_fd(), offset, l::COMMAND_LEN)?;
-        word(&commands, l::SPAWN_SEQUENCE).store(0, Ordering::SeqCst);
-        let spawning = lock(&self.spawning);
-        let pid = self.template.clone_stub(number)?;
-        let spawn_first = || {
-            let listener = self.spawn(&commands, 1, l::SPAWN_COMMAND_THREAD, 0)?;
-            let done = listener.receive()?;
-            Ok((listener, done))
-        };
-        let (listener, done): (Listener, Notification) = match spawn_first() {
-            Ok(first) => first,
-            Err(errno) => {
-                drop(spawning);
-                sys::kill_process(pid);
-                self.wait_for(pid);
-                return Err(errno);
-            }
-        };
-        drop(spawning);
+        })?;
+        // From here on dropping it gives all back.
         let stub = Arc::new(Stub {
             number,
             pid,
@@ -242,6 +262,8 @@ impl Stubs {
             threads: Mutex::new(Threads::default()),
             sequence: AtomicU32::new(1),
             gone: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+            birth_frame: AtomicU64::new(0),
             stubs: self,
         });
         lock(&self.live).insert(pid, Arc::downgrade(&stub));
@@ -251,17 +273,86 @@ impl Stubs {
         Ok(stub)
     }
 
-    /// Asks a stub's spawner for a thread and waits for its listener. The caller holds `spawning`.
-    fn spawn(&self, commands: &Mapping, sequence: u32, kind: u64, slot: usize) -> Result<Listener, Errno> {
-        let stack = l::SLOTS + (slot * l::SLOT_LEN + l::SLOT_STACK) as u64;
-        put(commands, l::SPAWN_KIND, &kind.to_ne_bytes());
-        for (i, value) in [stack, 0, (l::SLOT_LEN - l::SLOT_STACK) as u64].iter().enumerate() {
-            put(commands, l::SPAWN_STACK + 8 * i, &value.to_ne_bytes());
+    /// A new process with its command thread, which waits.
+    fn begin(&'static self, number: usize) -> Result<(i32, Mapping, Listener, Notification), Errno> {
+        let offset = l::STRIDE * number as u64;
+        let commands = Mapping::shared(self.template.control.as_fd(), offset, l::COMMAND_LEN)?;
+        word(&commands, l::SPAWN_SEQUENCE).store(0, Ordering::SeqCst);
+        let spawning = lock(&self.spawning);
+        let pid = self.template.clone_stub(number)?;
+        let spawn_first = || -> Result<(Listener, Notification), Errno> {
+            let descriptor = self.spawn(number, &commands, 1, l::SPAWN_COMMAND_THREAD, 0).map_err(|_| Errno::EAGAIN)?;
+            let listener = match self.hand_over {
+                HandOver::Notify => Listener::Notify(notify::Listener::new(descriptor)?),
+                HandOver::Trap => Listener::Socket(Box::new(Socket::of_commands(descriptor, newest_thread(pid, &[pid])?))),
+            };
+            let done = listener.receive()?;
+            Ok((listener, done))
+        };
+        match spawn_first() {
+            Ok((listener, done)) => Ok((pid, commands, listener, done)),
+            Err(errno) => {
+                drop(spawning);
+                sys::kill_process(pid);
+                self.wait_for(pid);
+                Err(errno)
+            }
+        }
+    }
+
+    /// Asks a stub's spawner for a thread and waits for its descriptor. The caller holds `spawning`, until the thread has its filter on: the
+    /// request is read by the newborn too.
+    fn spawn(&self, number: usize, commands: &Mapping, sequence: u32, kind: u64, slot: usize) -> Result<OwnedFd, SpawnError> {
+        let home = l::SLOTS + (slot * l::SLOT_LEN) as u64;
+        // Before the first frame was seen all of the slot may be needed.
+        let mapped = self.layout.get().map_or(0, |layout| layout.first_page());
+        let (const_filter, guest) = match kind {
+            l::SPAWN_COMMAND_THREAD => (l::COMMAND_FILTER, 0),
+            _ => (l::GUEST_FILTER, 1),
+        };
+        put_words(commands, l::SPAWN_STACK, &[home + l::SLOT_STACK as u64, 0, (l::SLOT_WORDS - l::SLOT_STACK) as u64]);
+        put_words(commands, l::SPAWN_MAP_AT, &[home + mapped as u64]);
+        put_words(commands, l::SPAWN_MAP_LEN, &[(l::SLOT_LEN - mapped) as u64]);
+        put_words(commands, l::SPAWN_MAP_OFFSET, &[l::STRIDE * number as u64 + l::SLOTS_IN_STRIDE + (slot * l::SLOT_LEN + mapped) as u64]);
+        let const_home = l::CONST + const_filter as u64;
+        match self.hand_over {
+            HandOver::Notify => {
+                // NEW_LISTENER; for guest threads also WAIT_KILLABLE_RECV.
+                let flags = if guest == 1 { 0x28 } else { 8 };
+                put_words(commands, l::SPAWN_KIND, &[kind]);
+                put_words(commands, l::SPAWN_FILTER_FLAGS, &[flags, const_home, l::CONST + l::MESSAGE as u64, l::FD_LISTENER as u64]);
+            }
+            HandOver::Trap => {
+                let descriptor = l::FD_LISTENER + (guest * (1 + slot)) as i32;
+                let (control, filter_home) = (l::COMMAND + l::THREAD_CONTROL as u64, l::COMMAND + l::THREAD_FILTER as u64);
+                put_message(commands, l::THREAD_MESSAGE, l::THREAD_CONTROL, control, descriptor + 1);
+                let frame = self.layout.get().map(|layout| home + layout.ucontext as u64);
+                let program = filter::guest_with_socket(&code::addresses(), SocketOf { descriptor, slot: home, frame });
+                assert!(l::THREAD_PROGRAM + 8 * program.len() <= l::COMMAND_LEN);
+                put_program(commands, l::THREAD_FILTER, l::THREAD_PROGRAM, l::COMMAND + l::THREAD_PROGRAM as u64, &program);
+                let filter_home = if guest == 1 { filter_home } else { const_home };
+                put_words(commands, l::SPAWN_KIND, &[kind | l::SPAWN_WITH_SOCKET]);
+                put_words(commands, l::SPAWN_PAIR, &[home + l::SLOT_PAIR as u64]);
+                put_words(commands, l::SPAWN_FILTER_FLAGS, &[0, filter_home, l::COMMAND + l::THREAD_MESSAGE as u64, descriptor as u64 + 1]);
+            }
         }
         let word = word(commands, l::SPAWN_SEQUENCE);
         word.store(sequence, Ordering::SeqCst);
         sys::futex_wake(word.as_ptr());
-        Listener::new(self.template.receive_listener()?)
+        self.template.receive_listener()
+    }
+
+    /// Whether guest thread `tid` of process `pid` sleeps although it has not reported: without notifications it can wait for a word that will not
+    /// come, by jumping to where its handler waits.
+    pub(crate) fn sleeps_silently(&self, pid: i32, tid: i32) -> bool {
+        if self.hand_over == HandOver::Notify {
+            return false;
+        }
+        let stub = lock(&self.live).get(&pid).and_then(std::sync::Weak::upgrade);
+        let socket = stub.and_then(|stub| lock(&stub.threads).sockets.iter().find(|(of, _)| *of == tid).map(|(_, socket)| socket.clone()));
+        let Some(socket) = socket else { return false };
+        // First that it sleeps, then that there is no report: between a report and the wait it does not sleep.
+        thread_state(pid, tid) == Some('S') && is_silent(&socket)
     }
 
     /// Waits for dead stubs and tells those who wait for their threads.
@@ -289,6 +380,7 @@ impl Stubs {
         let stub = lock(&self.live).remove(&pid).and_then(|weak| weak.upgrade());
         if let Some(stub) = stub {
             stub.gone.store(true, Ordering::SeqCst);
+            stub.dead.store(true, Ordering::SeqCst);
             let waiters = lock(&self.waiters).clone();
             for tid in waiters {
                 // A thread that has ended needs no waking.
@@ -333,35 +425,47 @@ impl Stub {
 
     /// Makes one more guest thread, stopped at its birth.
     fn make_thread(&self) -> Result<Parked, Errno> {
-        let slot = {
-            let mut threads = lock(&self.threads);
-            if threads.made >= l::SLOT_COUNT {
-                return Err(Errno::EAGAIN);
-            }
-            threads.made += 1;
-            threads.made - 1
-        };
-        self.slot(slot)?;
         let spawning = lock(&self.stubs.spawning);
+        let slot = lock(&self.threads).made;
+        if slot >= l::SLOT_COUNT {
+            return Err(Errno::EAGAIN);
+        }
+        let base = self.slot(slot)?;
+        thread::write_socket(base, l::FD_LISTENER + 1 + slot as i32);
         let sequence = self.sequence.fetch_add(1, Ordering::SeqCst) + 1;
-        let listener = self.stubs.spawn(&self.commands, sequence, l::SPAWN_GUEST_THREAD, slot);
+        let listener = self.stubs.spawn(self.number, &self.commands, sequence, l::SPAWN_GUEST_THREAD, slot);
+        let result = match listener {
+            Ok(descriptor) => self.await_birth(slot, descriptor),
+            Err(SpawnError::NoThread) => return Err(Errno::EAGAIN),
+            Err(SpawnError::Broken) => Err(Errno::EAGAIN),
+        };
         drop(spawning);
-        let listener = match listener {
-            Ok(listener) => listener,
-            Err(errno) => {
-                // The spawner could not, or did not answer: nothing is known of that thread, so the stub can't be trusted any more.
-                self.kill();
-                return Err(errno);
+        // Nothing is known of that thread, so the stub can't be trusted any more.
+        result.inspect_err(|_| self.kill())
+    }
+
+    fn await_birth(&self, slot: usize, descriptor: OwnedFd) -> Result<Parked, Errno> {
+        let listener = match self.stubs.hand_over {
+            HandOver::Notify => Listener::Notify(notify::Listener::new(descriptor)?),
+            HandOver::Trap => {
+                let mut known = vec![self.pid, lock(&self.command_thread).tid as i32];
+                known.extend(lock(&self.threads).sockets.iter().map(|(tid, _)| *tid));
+                Listener::Socket(Box::new(Socket::of_guest(descriptor, newest_thread(self.pid, &known)?)))
             }
         };
-        let birth = listener.receive()?;
+        let birth = self.receive(&listener)?;
+        let mut threads = lock(&self.threads);
+        threads.made += 1;
         self.stubs.counters.threads_made.fetch_add(1, Ordering::Relaxed);
-        Ok(Parked {
-            slot,
-            tid: birth.tid as i32,
-            listener,
-            pending: Pending::Call { id: birth.id, answer: Answer::Value(0), number: birth.number },
-        })
+        let pending = match listener.socket() {
+            None => Pending::Call { id: birth.id, answer: Answer::Value(0), number: birth.number },
+            Some(socket) => {
+                threads.sockets.push((birth.tid as i32, socket.end()));
+                self.birth_frame.store(birth.args[1], Ordering::Relaxed);
+                Pending::Frame { id: birth.id, regs: Box::default(), dirty: true }
+            }
+        };
+        Ok(Parked { slot, tid: birth.tid as i32, listener, pending })
     }
 
     pub(super) fn park(&self, parked: Parked) {
@@ -373,8 +477,20 @@ impl Stub {
         sys::kill_process(self.pid);
     }
 
-    /// Runs commands on the command thread.
-    fn run(&self, commands: &[[u64; 8]]) -> Result<(), SpaceGone> {
+    /// Kills it, and waits until none of its threads can run any more.
+    fn kill_and_wait(&self) {
+        self.kill();
+        while !self.dead.load(Ordering::SeqCst) && process_exists(self.pid) {
+            std::thread::sleep(std::time::Duration::from_micros(50));
+        }
+    }
+
+    /// Runs commands on the command thread. When it says that the stub is gone, no thread of it runs any more.
+    pub(super) fn run(&self, commands: &[[u64; 8]]) -> Result<(), SpaceGone> {
+        self.try_run(commands).inspect_err(|SpaceGone| self.kill_and_wait())
+    }
+
+    fn try_run(&self, commands: &[[u64; 8]]) -> Result<(), SpaceGone> {
         let mut thread = lock(&self.command_thread);
         for batch in commands.chunks(l::COMMANDS_MAX) {
             if self.gone.load(Ordering::SeqCst) {
@@ -389,23 +505,20 @@ impl Stub {
             }
             put(&self.commands, l::COMMAND_COUNT, &(batch.len() as u64).to_ne_bytes());
             std::sync::atomic::fence(Ordering::SeqCst);
-            let done = thread.listener.answer(thread.pending, Answer::Value(0)).and_then(|()| self.receive(&thread.listener));
-            let done = done.map_err(|_| {
-                self.kill();
-                SpaceGone
-            })?;
+            let pending = thread.pending;
+            thread.listener.answer(pending, Answer::Value(0)).map_err(|_| SpaceGone)?;
+            let done = self.receive(&thread.listener).map_err(|_| SpaceGone)?;
             thread.pending = done.id;
             let failed = done.number as u64 != l::NR_COMMANDS_DONE || done.tid != thread.tid || done.args[1] != 0;
             if failed {
                 // The host refused to map: it is out of memory or mappings. The guest process can't go on.
-                self.kill();
                 return Err(SpaceGone);
             }
         }
         Ok(())
     }
 
-    /// The next notification of one of the stub's threads. ESRCH when the stub is gone.
+    /// The next notification of one of the stub's threads. ESRCH when the stub is gone, EPROTO when the thread forged it.
     pub(super) fn receive(&self, listener: &Listener) -> Result<Notification, Errno> {
         loop {
             match listener.receive() {
@@ -414,6 +527,7 @@ impl Stub {
                 // A wake-up, or the notification was withdrawn by a signal between the two halves of the call.
                 Err(Errno::EINTR) => {}
                 Err(Errno::ENOENT) if process_exists(self.pid) => {}
+                Err(Errno::EPROTO) => return Err(Errno::EPROTO),
                 Err(_) => {
                     self.gone.store(true, Ordering::SeqCst);
                     return Err(Errno::ESRCH);
@@ -432,30 +546,36 @@ fn process_exists(pid: i32) -> bool {
     value == 0 && unsafe { info.assume_init().si_pid() } == 0
 }
 
+/// The one thread of a process that is not among those known. Guest code has no part in what the host's `/proc` lists.
+fn newest_thread(pid: i32, known: &[i32]) -> Result<u32, Errno> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|_| Errno::ESRCH)?;
+    let numbers = threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let unknown: Vec<i32> = numbers.filter(|tid| !known.contains(tid)).collect();
+    match unknown[..] {
+        [tid] => Ok(tid as u32),
+        _ => Err(Errno::ESRCH),
+    }
+}
+
+/// The state of a thread as proc_pid_stat(5) tells it, the letter behind its name.
+fn thread_state(pid: i32, tid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
 impl Drop for Stub {
     fn drop(&mut self) {
         sys::kill_process(self.pid);
         lock(&self.stubs.live).remove(&self.pid);
         // Its part of the control file goes back to the host; only then may the number be used again, and only when the process is gone.
-        let control = self.stubs.template.control.as_raw_fd();
-        let (pid, number, stubs) = (self.pid, self.number, self.stubs);
-        let finish = move || {
-            let mut status = 0;
-            // SAFETY: the status is ours; the reaper may be first, then this answers ECHILD.
-            unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
-            // SAFETY: no memory is involved; a host without hole punching keeps the pages until we end.
-            unsafe {
-                libc::fallocate(
-                    control,
-                    libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
-                    (l::STRIDE * number as u64) as i64,
-                    l::STRIDE as i64,
-                )
-            };
-            lock(&stubs.numbers).1.push(number);
-            stubs.alive.fetch_sub(1, Ordering::SeqCst);
-        };
-        finish();
+        let mut status = 0;
+        // SAFETY: the status is ours; the reaper may be first, then this answers ECHILD.
+        unsafe { libc::waitpid(self.pid, &raw mut status, libc::__WALL) };
+        // A host without hole punching keeps the pages until we end.
+        let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        let _ = rustix::fs::fallocate(&self.stubs.template.control, flags, l::STRIDE * self.number as u64, l::STRIDE);
+        lock(&self.stubs.numbers).1.push(self.number);
+        self.stubs.alive.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -509,6 +629,11 @@ impl Drop for Space {
     fn drop(&mut self) {
         let stub = &self.stub;
         if stub.gone.load(Ordering::SeqCst) {
+            return;
+        }
+        if stub.stubs.hand_over == HandOver::Trap {
+            // No thread is proved stopped.
+            stub.kill_and_wait();
             return;
         }
         // Every thread must be parked: a live one could run the old guest's code in the next guest's memory.

@@ -1,8 +1,9 @@
 //! The template: a small process without libc, forked from the kernel when it is still single-threaded, from which every stub is cloned.
 
 use super::code::{self, Addresses};
-use super::filter::{self, Instruction};
+use super::filter::{self, Around, Instruction};
 use super::layout as l;
+use super::listener::HandOver;
 use crate::sys::{self, Mapping, check, last_errno};
 use crate::vdso;
 use abi::Errno;
@@ -16,6 +17,8 @@ pub const HAND_OVER_SIGNALS: [libc::c_int; 7] =
 
 /// The kernel's side of the template.
 pub struct Template {
+    /// Its process number.
+    pub pid: i32,
     pub control: OwnedFd,
     pub socket: OwnedFd,
     page: Mapping,
@@ -23,12 +26,25 @@ pub struct Template {
     pub host_clock_gettime: u64,
 }
 
+/// Why a spawner made no thread that can be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SpawnError {
+    /// The host had no room for another; nothing has changed.
+    NoThread,
+    /// Nothing is known of the thread: the stub can't be trusted any more.
+    Broken,
+}
+
+/// What the messages without a descriptor say.
+const FAILURE: u64 = 0;
+const BROKEN: u64 = 2;
+
 /// How long the host may take to make a process or thread before we give up on it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Template {
     /// Makes the template, with `ram` as the memory file of its stubs. Call it before the process has a second thread: it forks.
-    pub fn start(ram: &OwnedFd) -> Result<Template, Errno> {
+    pub fn start(ram: &OwnedFd, hand_over: HandOver) -> Result<Template, Errno> {
         let control = sys::memory_file(c"umlaut-control", l::STRIDE * l::STUB_COUNT as u64)?;
         let code = sys::memory_file(c"umlaut-stub", (l::CODE_LEN + l::CONST_LEN) as u64)?;
         let addresses = code::addresses();
@@ -38,7 +54,7 @@ impl Template {
             let image = code::image();
             assert!(image.len() <= l::CODE_LEN, "the stub's code fits its pages");
             put(&mapping, 0, image);
-            write_constants(&mapping, &addresses);
+            write_constants(&mapping, &addresses, hand_over);
             if let Some(vdso) = &vdso {
                 put_moves(&mapping, vdso);
             }
@@ -48,8 +64,16 @@ impl Template {
         let (ours, theirs) = socket_pair()?;
         // SAFETY: the process has one thread, so the child finds everything in a usable state; it makes system calls only.
         match check(unsafe { libc::fork() })? {
-            0 => become_template(ram, &theirs, &control, &code, &addresses),
-            _ => Ok(Template { control, socket: ours, page, host_clock_gettime: vdso.map_or(0, |vdso| l::VDSO + vdso.clock_gettime) }),
+            0 => {
+                let handler = match hand_over {
+                    HandOver::Notify => addresses.handler,
+                    HandOver::Trap => addresses.handler_socket,
+                };
+                become_template(ram, &theirs, &control, &code, handler, addresses.restorer)
+            }
+            pid => {
+                Ok(Template { pid, control, socket: ours, page, host_clock_gettime: vdso.map_or(0, |vdso| l::VDSO + vdso.clock_gettime) })
+            }
         }
     }
 
@@ -77,8 +101,8 @@ impl Template {
         }
     }
 
-    /// Waits for what a spawner sends: the listener of the thread it made. EAGAIN when it could not make one.
-    pub fn receive_listener(&self) -> Result<OwnedFd, Errno> {
+    /// Waits for what a spawner sends: the descriptor of the thread it made.
+    pub fn receive_listener(&self) -> Result<OwnedFd, SpawnError> {
         let mut payload = 0u64;
         let mut iov = libc::iovec { iov_base: (&raw mut payload).cast(), iov_len: 8 };
         let mut control = [0u64; 4];
@@ -94,7 +118,7 @@ impl Template {
             if n < 0 {
                 match last_errno() {
                     Errno::EINTR => continue,
-                    _ => return Err(Errno::EAGAIN),
+                    _ => return Err(SpawnError::Broken),
                 }
             }
             break;
@@ -106,7 +130,8 @@ impl Template {
                 // SAFETY: an SCM_RIGHTS message carries at least one descriptor, which is ours now.
                 Ok(unsafe { OwnedFd::from_raw_fd(libc::CMSG_DATA(c).cast::<i32>().read_unaligned()) })
             }
-            _ => Err(Errno::EAGAIN),
+            _ if payload == FAILURE => Err(SpawnError::NoThread),
+            _ => Err(SpawnError::Broken),
         }
     }
 }
@@ -128,23 +153,39 @@ pub fn put(mapping: &Mapping, offset: usize, bytes: &[u8]) {
     }
 }
 
-fn put_words(mapping: &Mapping, offset: usize, words: &[u64]) {
+pub fn put_words(mapping: &Mapping, offset: usize, words: &[u64]) {
     for (i, value) in words.iter().enumerate() {
         put(mapping, offset + 8 * i, &value.to_ne_bytes());
     }
 }
 
-fn put_program(mapping: &Mapping, header: usize, program: usize, code: &[Instruction]) {
-    let at = l::CODE_LEN;
-    put_words(mapping, at + header, &[code.len() as u64, l::CONST + program as u64]);
+/// Writes a filter: its header, which is for address `home`, and its instructions.
+pub fn put_program(mapping: &Mapping, header: usize, program: usize, home: u64, code: &[Instruction]) {
+    put_words(mapping, header, &[code.len() as u64, home]);
     for (i, instruction) in code.iter().enumerate() {
         let mut bytes = [0u8; 8];
         bytes[..2].copy_from_slice(&instruction.code.to_ne_bytes());
         bytes[2] = instruction.if_true;
         bytes[3] = instruction.if_false;
         bytes[4..].copy_from_slice(&instruction.k.to_ne_bytes());
-        put(mapping, at + program + 8 * i, &bytes);
+        put(mapping, program + 8 * i, &bytes);
     }
+}
+
+/// Writes a message that carries one descriptor, `struct cmsghdr` and `struct msghdr`, which are for address `home_control`.
+pub fn put_message(mapping: &Mapping, message: usize, control: usize, home_control: u64, descriptor: i32) {
+    // Name, name length, iovec, its count, control, its length, flags.
+    put_words(mapping, message, &[0, 0, l::CONST + l::IOVEC as u64, 1, home_control, 20, 0]);
+    // Length, level and type, then the descriptor.
+    let level_and_type = u64::from(libc::SOL_SOCKET as u32) | u64::from(libc::SCM_RIGHTS as u32) << 32;
+    put_words(mapping, control, &[20, level_and_type, descriptor as u64]);
+}
+
+/// Whether a sandbox around us filters our calls too.
+fn around() -> Around {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let filtered = status.lines().any(|line| line.strip_prefix("Seccomp:").is_some_and(|mode| mode.trim() != "0"));
+    if filtered { Around::Sandbox } else { Around::Nothing }
 }
 
 /// Bytes from the beginning of the first mapping to the end of the last.
@@ -159,26 +200,32 @@ fn put_moves(mapping: &Mapping, vdso: &vdso::HostVdso) {
     }
 }
 
-fn write_constants(mapping: &Mapping, addresses: &Addresses) {
+fn write_constants(mapping: &Mapping, addresses: &Addresses, hand_over: HandOver) {
     let at = l::CODE_LEN;
-    let command = filter::command(addresses);
-    let guest = filter::guest(addresses);
+    let command = match hand_over {
+        HandOver::Notify => filter::command(addresses),
+        HandOver::Trap => filter::command_with_socket(addresses),
+    };
+    // By signals, guest threads have filters of their own.
+    let guest = filter::guest(addresses, around());
     assert!(l::COMMAND_PROGRAM + command.len() * 8 <= l::GUEST_PROGRAM && l::GUEST_PROGRAM + guest.len() * 8 <= l::CONST_LEN);
-    put_program(mapping, l::COMMAND_FILTER, l::COMMAND_PROGRAM, &command);
-    put_program(mapping, l::GUEST_FILTER, l::GUEST_PROGRAM, &guest);
+    for (header, program, code) in [(l::COMMAND_FILTER, l::COMMAND_PROGRAM, &command), (l::GUEST_FILTER, l::GUEST_PROGRAM, &guest)] {
+        put_program(mapping, at + header, at + program, l::CONST + program as u64, code);
+    }
     let unblocked = HAND_OVER_SIGNALS.iter().fold(0u64, |set, signal| set | 1 << (signal - 1));
     put_words(mapping, at + l::GUEST_MASK, &[!unblocked]);
     put_words(mapping, at + l::SPAWN_WAIT, &[0, 20_000]);
-    // struct msghdr: name, name length, iovec, its count, control, its length, flags.
-    put_words(mapping, at + l::MESSAGE, &[0, 0, l::CONST + l::IOVEC as u64, 1, l::CONST + l::CONTROL as u64, 20, 0]);
-    put_words(mapping, at + l::FAILURE_MESSAGE, &[0, 0, l::CONST + l::FAILURE_IOVEC as u64, 1, 0, 0, 0]);
-    // struct cmsghdr: length, level and type, then the descriptor.
-    let level_and_type = u64::from(libc::SOL_SOCKET as u32) | u64::from(libc::SCM_RIGHTS as u32) << 32;
-    put_words(mapping, at + l::CONTROL, &[20, level_and_type, l::FD_LISTENER as u64]);
+    put_message(mapping, at + l::MESSAGE, at + l::CONTROL, l::CONST + l::CONTROL as u64, l::FD_LISTENER);
     put_words(mapping, at + l::IOVEC, &[l::CONST + l::PAYLOAD as u64, 1]);
     put_words(mapping, at + l::PAYLOAD, &[1]);
-    put_words(mapping, at + l::FAILURE_IOVEC, &[l::CONST + l::FAILURE_PAYLOAD as u64, 1]);
-    put_words(mapping, at + l::FAILURE_PAYLOAD, &[0]);
+    for (message, iovec, payload, value) in [
+        (l::FAILURE_MESSAGE, l::FAILURE_IOVEC, l::FAILURE_PAYLOAD, FAILURE),
+        (l::BROKEN_MESSAGE, l::BROKEN_IOVEC, l::BROKEN_PAYLOAD, BROKEN),
+    ] {
+        put_words(mapping, at + message, &[0, 0, l::CONST + iovec as u64, 1, 0, 0, 0]);
+        put_words(mapping, at + iovec, &[l::CONST + payload as u64, 1]);
+        put_words(mapping, at + payload, &[value]);
+    }
 }
 
 fn socket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
@@ -211,7 +258,7 @@ struct KernelSigaction {
 }
 
 /// In the child: everything that the stubs inherit, then out of libc for good.
-fn become_template(ram: &OwnedFd, socket: &OwnedFd, control: &OwnedFd, code: &OwnedFd, addresses: &Addresses) -> ! {
+fn become_template(ram: &OwnedFd, socket: &OwnedFd, control: &OwnedFd, code: &OwnedFd, handler: u64, restorer: u64) -> ! {
     const SA_RESTORER: u64 = 0x0400_0000;
     /// Where the four descriptors are parked while the low numbers are filled.
     const PARKED: i32 = 500;
@@ -235,7 +282,14 @@ fn become_template(ram: &OwnedFd, socket: &OwnedFd, control: &OwnedFd, code: &Ow
                 libc::_exit(1);
             }
         }
-        libc::syscall(libc::SYS_close_range, 4, u32::MAX, 0);
+        if libc::syscall(libc::SYS_close_range, 4, u32::MAX, 0) != 0 {
+            // A sandbox that does not know the call.
+            let mut limit = libc::rlimit { rlim_cur: 65536, rlim_max: 0 };
+            libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
+            for descriptor in 4..limit.rlim_cur.min(1 << 20) as i32 {
+                libc::close(descriptor);
+            }
+        }
         let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         libc::setrlimit(libc::RLIMIT_CORE, &raw const none);
         libc::prctl(libc::PR_SET_NAME, c"umlaut-stub".as_ptr());
@@ -244,10 +298,10 @@ fn become_template(ram: &OwnedFd, socket: &OwnedFd, control: &OwnedFd, code: &Ow
             libc::_exit(1);
         }
         let action = KernelSigaction {
-            handler: addresses.handler,
+            handler,
             // SA_RESTART: a kick that comes before its notification is received must not turn into EINTR.
             flags: (libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART) as u64 | SA_RESTORER,
-            restorer: addresses.restorer,
+            restorer,
             mask: !0,
         };
         for signal in HAND_OVER_SIGNALS {

@@ -10,7 +10,8 @@
 
 use super::code;
 use super::layout as l;
-use super::notify::{Answer, Listener, Notification};
+use super::listener::{HandOver, Listener};
+use super::notify::{Answer, Notification};
 use super::space::{Stub, Stubs};
 use crate::sys;
 use abi::arch::Regs;
@@ -29,6 +30,14 @@ pub struct FrameLayout {
     pub xstate: usize,
     /// Its length, the trailing magic word included.
     pub xstate_len: usize,
+}
+
+impl FrameLayout {
+    /// Offset of the first page that a frame touches: below it a slot is not mapped.
+    pub fn first_page(&self) -> usize {
+        // Below `struct ucontext` lies the return address; the red zone belongs to another stack.
+        self.ucontext.saturating_sub(256) & !4095
+    }
 }
 
 /// A frame as it was when nothing had run yet: what a fresh thread starts from.
@@ -144,7 +153,13 @@ impl GuestThread {
 
     fn receive(&mut self) -> Result<Notification, SpaceGone> {
         let stub = self.stub.clone();
-        stub.receive(&self.parked().listener).map_err(|_| SpaceGone)
+        stub.receive(&self.parked().listener).map_err(|errno| if errno == Errno::EPROTO { self.forged() } else { SpaceGone })
+    }
+
+    /// Where the host puts this thread's frame.
+    fn home(&mut self) -> Result<u64, SpaceGone> {
+        let layout = self.stub.stubs().layout.get().copied().ok_or(SpaceGone)?;
+        Ok(l::SLOTS + (self.parked().slot * l::SLOT_LEN + layout.ucontext) as u64)
     }
 
     /// The process broke the rules of the hand-over, which only forging does.
@@ -164,9 +179,7 @@ impl GuestThread {
             return Ok(());
         }
         let Some(layout) = self.stub.stubs().layout.get().copied() else { return Err(SpaceGone) };
-        let slot = self.parked().slot;
-        let home = l::SLOTS + (slot * l::SLOT_LEN + layout.ucontext) as u64;
-        if n.args[1] != home {
+        if n.args[1] != self.home()? {
             return Err(self.forged());
         }
         let mut words = [0u64; Regs::FRAME_WORDS];
@@ -306,10 +319,11 @@ impl platform::GuestThread for GuestThread {
         if self.write_back().is_err() {
             return Exit::Gone;
         }
-        let parked = self.parked();
-        let (id, answer) = match &parked.pending {
+        let Ok(home) = self.home() else { return Exit::Gone };
+        let (id, answer) = match &self.parked().pending {
             Pending::Call { id, answer, .. } => (*id, *answer),
-            Pending::Frame { id, .. } => (*id, Answer::Value(0)),
+            // The handler returns through the frame that the answer names.
+            Pending::Frame { id, .. } => (*id, Answer::Value(home)),
             Pending::None => return Exit::Gone,
         };
         let token = (self.stub.pid as u64) << 32 | u64::from(self.parked().tid as u32);
@@ -339,9 +353,20 @@ impl platform::GuestThread for GuestThread {
     }
 
     fn let_host_run(&mut self) {
-        if let Pending::Call { answer, .. } = &mut self.parked().pending {
-            *answer = Answer::HostRuns;
-        }
+        let words = match &mut self.parked().pending {
+            Pending::Call { answer, .. } => {
+                *answer = Answer::HostRuns;
+                return;
+            }
+            // It came by SIGSYS, so it is over for the host: the command thread makes it, at once.
+            Pending::Frame { regs, .. } => {
+                let [a, b, c, ..] = regs.syscall_args();
+                [regs.syscall_number(), a, b, c, 0, 0, 0, 0]
+            }
+            Pending::None => return,
+        };
+        // When it fails the stub is gone, which the next resumption tells.
+        let _ = self.stub.run(&[words]);
     }
 
     fn regs(&mut self) -> Result<Regs, SpaceGone> {
@@ -391,32 +416,38 @@ impl Drop for GuestThread {
     }
 }
 
-/// Overwrites what the last guest left in a slot.
+/// Tells the handler of a newborn which descriptor is its own.
+pub fn write_socket(slot: *mut u8, descriptor: i32) {
+    slot_write(slot, l::SLOT_SOCKET, &descriptor.to_ne_bytes());
+}
+
+/// Overwrites what the last guest left in a slot: all of it that is mapped in the stub.
 pub fn scrub(stub: &Stub, slot: usize) -> Result<(), Errno> {
     let base = stub.slot(slot)?;
     let Some(layout) = stub.stubs().layout.get() else { return Ok(()) };
-    // From the lowest byte that a frame or guest code may have touched: all of the slot that is backed at all.
-    let low = layout.ucontext.saturating_sub(256) & !4095;
     let zeroes = [0u8; 4096];
-    slot_write(base, 0, &zeroes);
-    let mut at = low;
-    while at < l::SLOT_LEN {
+    for at in (layout.first_page()..l::SLOT_LEN).step_by(4096) {
         slot_write(base, at, &zeroes);
-        at += 4096;
     }
     Ok(())
 }
 
-/// Kicks the very first thread out of its birth and looks where the host put its frame.
+/// Looks where the host put the frame of the very first thread: at its birth, or when it is kicked out of that.
 pub fn learn_frame(stubs: &'static Stubs, stub: &Arc<Stub>, mut parked: Parked) -> Result<(), Errno> {
-    let Pending::Call { id, .. } = parked.pending else { return Err(Errno::EIO) };
-    sys::tgkill(stub.pid, parked.tid, libc::SIGUSR1)?;
-    parked.listener.answer(id, Answer::Value(0))?;
-    let n = stub.receive(&parked.listener)?;
+    let (id, frame, from_handler) = match (stubs.hand_over(), &parked.pending) {
+        (HandOver::Notify, Pending::Call { id, .. }) => {
+            sys::tgkill(stub.pid, parked.tid, libc::SIGUSR1)?;
+            parked.listener.answer(*id, Answer::Value(0))?;
+            let n = stub.receive(&parked.listener)?;
+            (n.id, n.args[1], n.ip == stubs.trap_address())
+        }
+        (HandOver::Trap, Pending::Frame { id, .. }) => (*id, stub.birth_frame.load(Ordering::Relaxed), true),
+        _ => return Err(Errno::EIO),
+    };
     let slot_home = l::SLOTS + (parked.slot * l::SLOT_LEN) as u64;
-    let ucontext = n.args[1].wrapping_sub(slot_home) as usize;
-    let fits = |offset: usize, len: usize| offset >= l::SLOT_STACK && offset.checked_add(len).is_some_and(|end| end <= l::SLOT_LEN);
-    if n.ip != stubs.trap_address() || !fits(ucontext, UCONTEXT_LEN) {
+    let ucontext = frame.wrapping_sub(slot_home) as usize;
+    let fits = |offset: usize, len: usize| offset >= l::SLOT_STACK && offset.checked_add(len).is_some_and(|end| end <= l::SLOT_WORDS);
+    if !from_handler || !fits(ucontext, UCONTEXT_LEN) {
         return Err(Errno::EIO);
     }
     let base = stub.slot(parked.slot)?;
@@ -436,10 +467,8 @@ pub fn learn_frame(stubs: &'static Stubs, stub: &Arc<Stub>, mut parked: Parked) 
     slot_read_bytes(base, ucontext, &mut frame.ucontext);
     slot_read_bytes(base, xstate, &mut frame.xstate);
     let layout = FrameLayout { ucontext, xstate, xstate_len };
-    let mut words = [0u64; Regs::FRAME_WORDS];
-    slot_read(base, ucontext + UCONTEXT_REGS, &mut words);
     let _ = (stubs.layout.set(layout), stubs.pristine.set(frame));
-    parked.pending = Pending::Frame { id: n.id, regs: Box::new(regs_from(&words, 0, 0)), dirty: false };
+    parked.pending = Pending::Frame { id, regs: Box::default(), dirty: true };
     stub.park(parked);
     Ok(())
 }
