@@ -122,5 +122,31 @@ static void what_goes_on_is_one_mapping(void) {
     CHECK(slurp("/proc/self/maps") > 0 && strstr(text, wanted));
 }
 
-MAIN(CASE(locks_are_listed), CASE(open_files_are_counted), CASE(what_goes_on_is_one_mapping), CASE(self_is_this_process), CASE(descriptors_are_listed), CASE(maps_tell_the_mappings), CASE(the_machine_tells_of_itself),
+static int put(const char *name, const char *what) {
+    int fd = open(name, O_WRONLY);
+    if (fd < 0) return -1;
+    int n = write(fd, what, strlen(what)), saved = errno;
+    close(fd);
+    errno = saved;
+    return n == (int)strlen(what) ? 0 : -1;
+}
+
+static void what_may_be_written_is_kept(void) {
+    CHECK(put("/proc/self/comm", "another name") == 0);
+    CHECK(slurp("/proc/self/comm") > 0 && !strcmp(text, "another name\n"));
+    CHECK(put("/proc/self/oom_score_adj", "500") == 0);
+    CHECK(slurp("/proc/self/oom_score_adj") > 0 && !strcmp(text, "500\n"));
+    FAILS(put("/proc/self/oom_score_adj", "1001"), EINVAL);
+    pid_t child = fork();
+    if (child == 0) {
+        char name[64];
+        snprintf(name, sizeof name, "/proc/%d/comm", getppid());
+        FAILS(put(name, "stranger"), EINVAL);
+        CHECK(slurp("/proc/self/oom_score_adj") > 0 && !strcmp(text, "500\n"));
+        _exit(0);
+    }
+    t_exits(child, 0);
+}
+
+MAIN(CASE(what_may_be_written_is_kept), CASE(locks_are_listed), CASE(open_files_are_counted), CASE(what_goes_on_is_one_mapping), CASE(self_is_this_process), CASE(descriptors_are_listed), CASE(maps_tell_the_mappings), CASE(the_machine_tells_of_itself),
      CASE(a_child_comes_and_goes))

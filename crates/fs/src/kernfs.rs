@@ -9,7 +9,7 @@
 use abi::{Errno, PAGE_SIZE, SysResult};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use sync::{Events, SpinLock, WaitQueue};
 use vfs::{
     Attachments, CachePolicy, Credentials, DirEntry, Emit, FileKind, FileOps, FileSystem, Inode, Link, Metadata, Open, OpenFile, Owner,
@@ -95,10 +95,26 @@ pub trait Dynamic: Send + Sync {
     fn list(&self, from: u64) -> Vec<(u64, String, FileKind)>;
 }
 
+/// A directory in which mkdir(2) and rmdir(2) mean something: a control group.
+pub trait Maker: Send + Sync {
+    /// Makes what the new directory `node` stands for and fills it.
+    fn mkdir(&self, name: &str, node: &Arc<Node>, owner: Owner) -> Result<(), Errno>;
+    /// Takes away what the directory stands for. Its files go with it.
+    fn rmdir(&self, node: &Arc<Node>) -> Result<(), Errno>;
+}
+
 enum Body {
-    Directory { children: SpinLock<BTreeMap<String, (u64, Arc<Node>)>>, made: AtomicU64, dynamic: Option<Arc<dyn Dynamic>> },
+    Directory {
+        children: SpinLock<BTreeMap<String, (u64, Arc<Node>)>>,
+        made: AtomicU64,
+        dynamic: Option<Arc<dyn Dynamic>>,
+        maker: OnceLock<Arc<dyn Maker>>,
+    },
     File(FileSpec),
-    Symlink { leads: Option<Leads>, text: Text },
+    Symlink {
+        leads: Option<Leads>,
+        text: Text,
+    },
 }
 
 /// A node: directory, file or symbolic link.
@@ -210,6 +226,30 @@ impl Node {
     pub fn file(self: &Arc<Node>, path: &str, mode: u32, spec: FileSpec) -> Arc<Node> {
         self.add(path, mode, Body::File(spec))
     }
+    /// Lets mkdir(2) and rmdir(2) work in this directory.
+    pub fn set_maker(&self, maker: Arc<dyn Maker>) {
+        if let Body::Directory { maker: slot, .. } = &self.body {
+            // One for life.
+            let _ = slot.set(maker);
+        }
+    }
+    fn maker(&self) -> Result<&Arc<dyn Maker>, Errno> {
+        match &self.body {
+            Body::Directory { maker, .. } => maker.get().ok_or(Errno::EPERM),
+            _ => Err(Errno::ENOTDIR),
+        }
+    }
+    /// Gives it and the files right below it an owner.
+    pub fn give(&self, uid: u32, gid: u32) {
+        let below: Vec<Arc<Node>> = match &self.body {
+            Body::Directory { children, .. } => children.lock().values().map(|(_, node)| node.clone()).collect(),
+            _ => Vec::new(),
+        };
+        for node in below.iter().map(|node| &**node).chain([self]) {
+            node.uid.store(uid, Ordering::Relaxed);
+            node.gid.store(gid, Ordering::Relaxed);
+        }
+    }
     /// Adds a symbolic link to a fixed text.
     pub fn link(self: &Arc<Node>, path: &str, target: &str) -> Arc<Node> {
         let target: Arc<[u8]> = Arc::from(target.as_bytes());
@@ -252,7 +292,7 @@ impl Node {
 }
 
 fn directory_body(dynamic: Option<Arc<dyn Dynamic>>) -> Body {
-    Body::Directory { children: SpinLock::default(), made: AtomicU64::new(0), dynamic }
+    Body::Directory { children: SpinLock::default(), made: AtomicU64::new(0), dynamic, maker: OnceLock::new() }
 }
 
 impl Inode for Node {
@@ -337,6 +377,30 @@ impl Inode for Node {
                 }
             }
         }
+    }
+    fn mkdir(&self, name: &[u8], owner: Owner) -> Result<Arc<dyn Inode>, Errno> {
+        let maker = self.maker()?;
+        if !self.is_current() {
+            return Err(Errno::ENOENT);
+        }
+        let name = std::str::from_utf8(name).map_err(|_| Errno::EINVAL)?;
+        let node = Arc::new(Node::new(self.file_system.clone(), next_ino(), owner.mode & 0o7777, directory_body(None)));
+        maker.mkdir(name, &node, owner)?;
+        node.give(owner.uid, owner.gid);
+        self.insert(name, node.clone());
+        Ok(node)
+    }
+    fn rmdir(&self, name: &[u8], inode: &Arc<dyn Inode>) -> Result<(), Errno> {
+        let maker = self.maker()?;
+        let name = std::str::from_utf8(name).map_err(|_| Errno::EINVAL)?;
+        let node = inode.clone().downcast_arc::<Node>().ok_or(Errno::EPERM)?;
+        maker.rmdir(&node)?;
+        node.mark_removed();
+        if let Body::Directory { children, .. } = &self.body {
+            let gone = children.lock().remove(name);
+            drop(gone);
+        }
+        Ok(())
     }
     fn readlink(&self) -> Result<Arc<[u8]>, Errno> {
         if let Body::Symlink { text, .. } = &self.body { text() } else { Err(Errno::EINVAL) }

@@ -9,6 +9,7 @@ pub mod fiber;
 pub mod files;
 pub mod machine;
 pub mod memory;
+pub mod network;
 pub mod start;
 pub mod stub;
 mod sys;

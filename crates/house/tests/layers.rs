@@ -16,7 +16,7 @@ const LEVELS: [&[&str]; 13] = [
     &["platform"],
     &["block"],
     &["cow", "ext4", "tty", "net", "mconsole", "switch"],
-    &["vfs"],
+    &["vfs", "usernet"],
     &["fs", "sock", "mm"],
     &["task"],
     &["syscall"],

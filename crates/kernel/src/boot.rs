@@ -1,5 +1,6 @@
 //! Boot: from an empty machine to its first process.
 
+use crate::cgroupfs::CgroupFs;
 use crate::config::{Config, End, Root, Streams};
 use crate::console;
 use crate::machine::Machine;
@@ -44,12 +45,15 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     fs::devices::register(machine.vfs, entropy).map_err(failed("the memory devices could not be made"))?;
     let proc = crate::procfs::make(machine, &config.command_line);
     let devtmpfs = Devtmpfs::new(machine.vfs).map_err(failed("devtmpfs could not be made"))?;
+    let cgroupfs = CgroupFs::new(machine.system);
+    let _ = machine.cgroups.set(cgroupfs.clone());
     for kind in [
         Arc::new(TmpfsType::TMPFS) as Arc<dyn vfs::FileSystemType>,
         Arc::new(TmpfsType::RAMFS),
         devtmpfs.clone(),
         proc,
         Sysfs::new(machine.vfs),
+        cgroupfs,
     ] {
         machine.vfs.register_type(kind);
     }
@@ -70,6 +74,7 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
         // There is no init that would do it.
         mount_at(&caller, b"/proc", b"proc", b"").map_err(failed("/proc could not be mounted"))?;
         mount_at(&caller, b"/sys", b"sysfs", b"").map_err(failed("/sys could not be mounted"))?;
+        mount_at(&caller, b"/sys/fs/cgroup", b"cgroup2", b"").map_err(failed("/sys/fs/cgroup could not be mounted"))?;
         mount_at(&caller, b"/dev/pts", b"devpts", b"gid=5,mode=620,ptmxmode=666").map_err(failed("/dev/pts could not be mounted"))?;
         mount_at(&caller, b"/dev/shm", b"tmpfs", b"mode=1777").map_err(failed("/dev/shm could not be mounted"))?;
         make_device_links(&devtmpfs.caller()).map_err(failed("the links in /dev could not be made"))?;

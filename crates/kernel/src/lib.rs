@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod cgroupfs;
 pub mod cmdline;
 mod config;
 mod console;

@@ -3,6 +3,7 @@
 //! The calling thread makes the template of all stubs, and stubs die with it: it stays until the machine has ended, and does nothing but wait.
 
 use crate::boot;
+use crate::cgroupfs::CgroupFs;
 use crate::config::{Config, End};
 use crate::vdso::Vdso;
 use crate::wiring::{INFO, JobControl, Wiring};
@@ -10,8 +11,8 @@ use abi::Errno;
 use host::machine::{HostMachine, start_cpus};
 use host::memory::MemoryFile;
 use host::stub::{Stubs, guest_process_limit};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use sync::sched::Scheduler;
 use task::{Limits, System};
@@ -24,6 +25,8 @@ pub struct Machine {
     pub scheduler: &'static Scheduler,
     pub stubs: &'static Stubs,
     pub jobs: Arc<JobControl>,
+    /// The files of control groups, once they are there.
+    pub cgroups: Arc<OnceLock<Arc<CgroupFs>>>,
     /// What can be configured from outside while it runs: drivers register their kinds at boot.
     #[allow(dead_code, reason = "the console that asks it comes with its socket")]
     pub configurable: Arc<mconsole::devices::Devices>,
@@ -70,13 +73,14 @@ fn bring_up(config: &Config) -> Result<(Machine, Receiver<End>), String> {
     }
     let vdso = Vdso::new(ram, stubs.host_clock_gettime()).map_err(memory_error)?;
     let (sender, end) = sync_channel(1);
-    let wiring = Wiring { scheduler, vfs, vdso, end: sender, first_is_command: config.program.search_path };
+    let cgroups = Arc::new(OnceLock::new());
+    let wiring = Wiring { cgroups: cgroups.clone(), scheduler, vfs, vdso, end: sender, first_is_command: config.program.search_path };
     let limits = Limits { threads_max: process_limit.max(16), ..Limits::default() };
     let system = System::new(ram, vfs, Arc::new(stubs), Box::new(wiring), limits);
     crate::sigio::install(system);
     let jobs = Arc::new(JobControl::default());
     let _ = jobs.system.set(system);
-    Ok((Machine { system, vfs, scheduler, stubs, jobs, configurable: Arc::default() }, end))
+    Ok((Machine { system, vfs, scheduler, stubs, jobs, cgroups, configurable: Arc::default() }, end))
 }
 
 /// Waits for the machine to say that it has ended, or for this process to be told to end.

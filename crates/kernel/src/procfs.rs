@@ -2,6 +2,7 @@
 
 use crate::machine::Machine;
 use abi::{Errno, PAGE_SIZE, SigSet, Signal};
+use fs::kernfs::{Asking, FileSpec};
 use fs::proc::{Proc, ProcessFile, ProcessSource, ProcessView, Scope, SystemInfo, register_system};
 use mm::AddressSpace;
 use platform::Protection;
@@ -357,22 +358,60 @@ fn file(name: &'static str, mode: u32, show: impl Fn(&View) -> Vec<u8> + Send + 
     ProcessFile::show(name, mode, move |process, _| Ok(show(process.downcast::<View>().ok_or(Errno::ESRCH)?)))
 }
 
+/// A file that its process, and whoever owns it, may write.
+fn written(
+    name: &'static str,
+    show: impl Fn(&View) -> Vec<u8> + Send + Sync + 'static,
+    store: impl Fn(&View, &Asking<'_>, &[u8]) -> Result<(), Errno> + Send + Sync + 'static,
+) -> ProcessFile {
+    let (show, store) = (Arc::new(show), Arc::new(store));
+    ProcessFile::new(name, 0o644, move |process| {
+        let (shown, stored, show, store) = (process.clone(), process.clone(), show.clone(), store.clone());
+        FileSpec::show(move |_| Ok(show(shown.downcast::<View>().ok_or(Errno::ESRCH)?)))
+            .store(move |asking, data| Ok(store(stored.downcast::<View>().ok_or(Errno::ESRCH)?, asking, data)?))
+    })
+}
+
+/// Only a thread of the same process may name another, proc(5).
+fn set_comm(view: &View, _: &Asking<'_>, data: &[u8]) -> Result<(), Errno> {
+    if current_task().is_none_or(|task| !Arc::ptr_eq(task.process(), &view.process)) {
+        return Err(Errno::EINVAL);
+    }
+    let task = view.task.as_ref().ok_or(Errno::ESRCH)?;
+    task.set_comm(task::task::comm_of(data));
+    Ok(())
+}
+
+/// From -1000 to 1000; to lower it takes CAP_SYS_RESOURCE.
+fn set_oom_score_adj(view: &View, asking: &Asking<'_>, data: &[u8]) -> Result<(), Errno> {
+    let value: i32 = fs::kernfs::parse(data)?;
+    if !(-1000..=1000).contains(&value) {
+        return Err(Errno::EINVAL);
+    }
+    let score = &view.process.oom_score_adj;
+    if value < score.load(Ordering::Relaxed) && !asking.credentials.has(vfs::Capability::SYS_RESOURCE) {
+        return Err(Errno::EACCES);
+    }
+    score.store(value, Ordering::Relaxed);
+    Ok(())
+}
+
 fn register_process_files(proc: &Proc) {
     for entry in [
         file("stat", 0o444, |v| v.stat().into_bytes()),
         file("status", 0o444, |v| v.status().into_bytes()),
-        file("comm", 0o444, |v| format!("{}\n", v.name()).into_bytes()),
+        written("comm", |v| format!("{}\n", v.name()).into_bytes(), set_comm),
         file("cmdline", 0o444, |v| v.memory().map(|m| v.bytes(m.layout().arg)).unwrap_or_default()),
         file("environ", 0o400, |v| v.memory().map(|m| v.bytes(m.layout().env)).unwrap_or_default()).inspecting(),
         file("maps", 0o444, |v| v.maps(false).into_bytes()).inspecting(),
         file("smaps", 0o444, |v| v.maps(true).into_bytes()).inspecting(),
         file("limits", 0o444, |v| v.limits().into_bytes()),
         file("wchan", 0o444, |_| b"0".to_vec()),
-        file("oom_score_adj", 0o644, |v| format!("{}\n", v.process.oom_score_adj.load(Ordering::Relaxed)).into_bytes()),
+        written("oom_score_adj", |v| format!("{}\n", v.process.oom_score_adj.load(Ordering::Relaxed)).into_bytes(), set_oom_score_adj),
         file("oom_score", 0o444, |v| format!("{}\n", v.memory().map_or(0, |m| m.badness())).into_bytes()).scoped(Scope::Process),
         file("loginuid", 0o644, |_| b"4294967295".to_vec()),
         file("sessionid", 0o444, |_| b"4294967295".to_vec()),
-        file("cgroup", 0o444, |_| b"0::/\n".to_vec()),
+        file("cgroup", 0o444, |v| format!("0::{}\n", v.system.cgroups.path(v.process.cgroup.load(Ordering::Relaxed))).into_bytes()),
         file("statm", 0o444, move |v| {
             let Some(u) = v.memory().map(|m| m.usage()) else { return b"0 0 0 0 0 0 0\n".to_vec() };
             let shared = u.resident.file + u.resident.shmem;
@@ -453,13 +492,13 @@ pub fn make(machine: &Machine, command_line: &str) -> Arc<Proc> {
         swaps: Box::new(|| "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_owned()),
     };
     register_system(&proc, machine.vfs, info);
+    proc.tree().file("cgroups", 0o444, FileSpec::text(move || crate::cgroupfs::table(system)));
     register_umlaut(&proc, machine);
     proc
 }
 
 /// `/proc/umlaut`: counters of our own.
 fn register_umlaut(proc: &Proc, machine: &Machine) {
-    use fs::kernfs::FileSpec;
     let stubs = machine.stubs;
     let scheduler = machine.scheduler;
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);

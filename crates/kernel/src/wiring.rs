@@ -23,6 +23,7 @@ pub struct Wiring {
     pub scheduler: &'static Scheduler,
     pub vfs: &'static vfs::Vfs,
     pub vdso: Arc<Vdso>,
+    pub cgroups: Arc<OnceLock<Arc<crate::cgroupfs::CgroupFs>>>,
     /// Where the machine's end is told; the first one counts.
     pub end: SyncSender<End>,
     /// The first process is a command, and its end is the machine's.
@@ -67,6 +68,9 @@ impl Hooks for Wiring {
         };
         self.vfs.log.print(0, text);
         self.ended(if power == Power::Restart { End::Restart } else { End::Halted });
+    }
+    fn cgroup_of(&self, file: &vfs::OpenFile) -> Option<task::cgroup::GroupId> {
+        self.cgroups.get()?.group_of(file.inode())
     }
     fn vdso(&self) -> Option<Arc<dyn vfs::Pages>> {
         Some(self.vdso.clone())

@@ -18,6 +18,20 @@ pub struct Instruction {
     pub k: u32,
 }
 
+impl Instruction {
+    /// Instructions as they lie in memory, eight bytes each.
+    #[must_use]
+    pub fn parse_all(bytes: &[u8]) -> Vec<Instruction> {
+        let one = |b: &[u8; 8]| Instruction {
+            code: u16::from_ne_bytes([b[0], b[1]]),
+            jump_true: b[2],
+            jump_false: b[3],
+            k: u32::from_ne_bytes([b[4], b[5], b[6], b[7]]),
+        };
+        bytes.as_chunks().0.iter().map(one).collect()
+    }
+}
+
 /// Most instructions (`BPF_MAXINSNS`).
 pub const MAX_INSTRUCTIONS: usize = 4096;
 const CELLS: usize = 16;

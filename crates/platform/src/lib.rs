@@ -5,6 +5,7 @@
 //! * [`HostDir`], [`HostFile`]: directories and files that the command line gave to the machine.
 //! * [`HostChannel`]: a terminal, pipe or socket of the host that serves as a console.
 //! * [`HostLink`]: a way for network frames to leave the machine.
+//! * [`HostNetwork`]: sockets of the host, for networks without privileges.
 //!
 //! Calls that may block in the host are made on helper threads, never on a virtual CPU: each trait says which of its calls may block.
 #![forbid(unsafe_code)]
@@ -13,7 +14,9 @@ mod channel;
 pub mod fake;
 mod files;
 mod guest;
+mod network;
 
 pub use channel::{Blocking, HostChannel, HostChannels, HostLink, HostListener, NewPty, TerminalMode, Way, Window, WindowSize};
 pub use files::{HostDir, HostDirEntry, HostFile, HostKind, HostMetadata, HostOpen, HostStatFs};
 pub use guest::{Access, Exit, GuestSpace, GuestThread, MapCommand, Platform, Protection, SpaceGone, Xstate};
+pub use network::{HostDatagram, HostListener, HostNetwork, HostStream, Reach, SocketReady};

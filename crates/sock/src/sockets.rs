@@ -31,12 +31,15 @@ pub struct Sockets {
     pub(crate) names: unix::Names,
     pub(crate) flight: unix::Flight,
     pub(crate) ports: netlink::Ports,
+    pub(crate) uevents: Arc<netlink::Uevents>,
 }
 
 impl Sockets {
     /// Those of the machine with these files; made when first asked for.
     pub fn of(vfs: &'static Vfs, world: impl FnOnce() -> Box<dyn World>) -> &'static Sockets {
         let kept: &'static (dyn Any + Send + Sync) = *vfs.sockets.get_or_init(|| {
+            let uevents: Arc<netlink::Uevents> = Arc::default();
+            vfs.devices.subscribe(uevents.clone());
             let made: &'static Sockets = Box::leak(Box::new(Sockets {
                 ram: vfs.ram(),
                 world: world(),
@@ -44,6 +47,7 @@ impl Sockets {
                 names: unix::Names::default(),
                 flight: unix::Flight::default(),
                 ports: netlink::Ports::default(),
+                uevents,
             }));
             made
         });

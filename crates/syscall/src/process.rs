@@ -64,6 +64,7 @@ pub fn clone(current: &mut Current, flags: u64, stack: u64, parent_tid: u64, chi
         parent_tid,
         child_tid,
         pidfd: parent_tid,
+        cgroup: None,
     })
 }
 
@@ -102,6 +103,12 @@ pub fn clone3(current: &mut Current, args: UserAddr, size: usize) -> SysResult<i
         return Err(Errno::EINVAL.into());
     }
     let signal = i32::try_from(args.exit_signal).map_err(|_| Errno::EINVAL)?;
+    let cgroup = if flags.contains(CloneFlags::INTO_CGROUP) {
+        let fd = i32::try_from(args.cgroup).map_err(|_| Errno::EINVAL)?;
+        Some(current.system().hooks.cgroup_of(&*current.files().get(fd)?).ok_or(Errno::EBADF)?)
+    } else {
+        None
+    };
     current.clone_task(&CloneRequest {
         flags,
         exit_signal: exit_signal(signal)?,
@@ -110,6 +117,7 @@ pub fn clone3(current: &mut Current, args: UserAddr, size: usize) -> SysResult<i
         parent_tid: args.parent_tid,
         child_tid: args.child_tid,
         pidfd: args.pidfd,
+        cgroup,
     })
 }
 

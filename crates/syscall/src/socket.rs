@@ -245,8 +245,26 @@ pub fn setsockopt(current: &mut Current, fd: Fd, level: i32, name: i32, value: U
     let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
     let mut bytes = vec![0; len.min(CONTROL_MAX as usize)];
     current.memory().read_exact(value.0, &mut bytes)?;
+    if level == SOL_SOCKET && name == raw::SO_ATTACH_FILTER as i32 {
+        bytes = read_filter(current, &bytes)?;
+    }
     let is_admin = current.credentials().has(Capability::NET_ADMIN);
     Ok(Socket::from_file(&file)?.set_option(level, name, &bytes, is_admin)?)
+}
+
+/// What a `struct sock_fprog` points to: a classic BPF program, as protocols take it.
+pub(crate) fn read_filter(current: &Current, program: &[u8]) -> Result<Vec<u8>, Errno> {
+    const PROGRAM_LEN: usize = 16;
+    const INSTRUCTION_LEN: usize = 8;
+    let whole: &[u8; PROGRAM_LEN] = program.try_into().map_err(|_| Errno::EINVAL)?;
+    let count = usize::from(u16::from_ne_bytes([whole[0], whole[1]]));
+    if count == 0 || count > net::bpf::MAX_INSTRUCTIONS {
+        return Err(Errno::EINVAL);
+    }
+    let at = whole.get(8..).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes);
+    let mut bytes = vec![0; count * INSTRUCTION_LEN];
+    current.memory().read_exact(at, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// getsockopt(2). A value that does not fit is cut off, but for SO_PEERGROUPS (ERANGE, with the size that is needed).

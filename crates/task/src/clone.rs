@@ -25,6 +25,8 @@ pub struct CloneRequest {
     pub parent_tid: u64,
     pub child_tid: u64,
     pub pidfd: u64,
+    /// `CLONE_INTO_CGROUP`: the group that a new process begins in; none: its maker's.
+    pub cgroup: Option<crate::cgroup::GroupId>,
 }
 
 impl CloneRequest {
@@ -39,6 +41,7 @@ impl CloneRequest {
             parent_tid: 0,
             child_tid: 0,
             pidfd: 0,
+            cgroup: None,
         }
     }
 
@@ -77,7 +80,7 @@ impl Current {
         use CloneFlags as F;
         request.check()?;
         let flags = request.flags;
-        if flags.intersects(F::NAMESPACES.difference(F::NEWNS) | F::INTO_CGROUP) {
+        if flags.intersects(F::NAMESPACES.difference(F::NEWNS)) {
             // As Linux without these namespaces; who may not ask gets the other answer.
             self.credentials().require(Capability::SYS_ADMIN)?;
             return Err(Errno::EINVAL.into());
@@ -89,7 +92,7 @@ impl Current {
             // A signal to the whole group must be taken before there is one more to take it.
             return Err(SysError::Restart(Restart::Always));
         }
-        self.check_limits()?;
+        self.check_limits(request.cgroup)?;
         let shared = self.share(flags)?;
         let thread = self.thread_for(&shared, request)?;
         let task = self.publish(request, &shared)?;
@@ -127,7 +130,7 @@ impl Current {
         Ok(tid)
     }
 
-    fn check_limits(&self) -> Result<(), Errno> {
+    fn check_limits(&self, cgroup: Option<crate::cgroup::GroupId>) -> Result<(), Errno> {
         let system = self.system();
         if system.table().tree.thread_count() >= system.limits.threads_max {
             return Err(Errno::EAGAIN);
@@ -135,7 +138,10 @@ impl Current {
         let credentials = self.credentials();
         let free = credentials.uid == 0 || credentials.has(Capability::SYS_RESOURCE) || credentials.has(Capability::SYS_ADMIN);
         let tasks = system.account(credentials.uid).tasks.load(Ordering::Relaxed);
-        if !free && tasks >= self.process().rlimit(Resource::Nproc).soft { Err(Errno::EAGAIN) } else { Ok(()) }
+        if !free && tasks >= self.process().rlimit(Resource::Nproc).soft {
+            return Err(Errno::EAGAIN);
+        }
+        system.cgroups.may_fork(cgroup.unwrap_or_else(|| self.process().cgroup.load(Ordering::Relaxed)))
     }
 
     fn share(&mut self, flags: CloneFlags) -> Result<Shared, Errno> {
@@ -218,6 +224,10 @@ impl Current {
         table.tasks.insert(tid, task.clone());
         drop(table);
         process.add_thread(&task);
+        if !is_thread {
+            let group = request.cgroup.unwrap_or_else(|| self.process().cgroup.load(Ordering::Relaxed));
+            system.cgroups.join(group, &process);
+        }
         Ok(task)
     }
 
@@ -308,6 +318,8 @@ impl System {
         if tid == process.pid() {
             table.tree.withdraw(tid);
             table.processes.remove(&tid);
+            drop(table);
+            self.cgroups.leave(process);
         } else {
             table.tree.remove_thread(tid);
         }
@@ -333,6 +345,7 @@ impl System {
         let process = Process::new(pid, self, actions, ThreadSignals::default(), self.limits.initial_rlimits());
         let task = Task::new(pid, process.clone(), shared.resources(), Arc::new(Credentials::root()), comm_of(name), 0)?;
         process.add_thread(&task);
+        self.cgroups.join(crate::cgroup::ROOT, &process);
         let mut table = self.table();
         table.processes.insert(pid, process);
         table.tasks.insert(pid, task.clone());

@@ -105,6 +105,7 @@ impl Process {
         self.timers.clear();
         let executable = self.executable.lock().take();
         drop(executable);
+        system.cgroups.leave(self);
         if self.pid() == 1 {
             system.hooks.init_died(status);
             return;

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod calls;
+pub mod cgroup;
 pub mod clock;
 mod clone;
 pub mod credentials;

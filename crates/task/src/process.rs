@@ -9,7 +9,7 @@ use crate::tree::Death;
 use abi::siginfo::code;
 use abi::{Errno, RLIM_NLIMITS, Resource, Rlimit, Rusage, SaFlags, SigFields, SigInfo, Signal, Timeval, WaitStatus};
 use mm::AddressSpace;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use sync::{Events, Rank, SpinLock, WaitQueue};
 use vfs::{Capability, Credentials};
@@ -53,6 +53,8 @@ pub struct Process {
     /// The program's file: `/proc/PID/exe`.
     pub(crate) executable: SpinLock<Option<Arc<crate::exec::Executable>>>,
     pub timers: crate::timers::ProcessTimers,
+    /// The control group that it is in; a dead one's last.
+    pub cgroup: AtomicU64,
 }
 
 impl Process {
@@ -83,6 +85,7 @@ impl Process {
             program: SpinLock::default(),
             executable: SpinLock::new(None),
             timers: crate::timers::ProcessTimers::new(this.clone()),
+            cgroup: AtomicU64::new(crate::cgroup::ROOT),
         })
     }
 
@@ -255,6 +258,13 @@ impl Process {
     /// Ends the whole process with `status`, unless its end is decided already. Returns at once.
     pub fn start_group_exit(&self, status: WaitStatus) {
         let wake = self.signals().start_group_exit(status);
+        self.stopped.wake_all();
+        self.kick(&wake);
+    }
+
+    /// Freezes all threads where they would run guest code, or lets them go on: the freezer of control groups.
+    pub(crate) fn set_frozen(&self, frozen: bool) {
+        let wake = self.signals().set_frozen(frozen);
         self.stopped.wake_all();
         self.kick(&wake);
     }

@@ -202,6 +202,10 @@ impl Current {
                     if let Some(signal) = complete {
                         process.tell_parent_of_stop(WaitStatus::Stopped(signal));
                     }
+                    let frozen = process.signals().is_frozen();
+                    if frozen {
+                        self.system().cgroups.note_frozen(&process);
+                    }
                     process.stopped.wait_until(|| (!process.signals().must_park(tid)).then_some(()));
                 }
             }

@@ -85,6 +85,10 @@ pub trait Hooks: Send + Sync {
     fn vdso(&self) -> Option<Arc<dyn vfs::Pages>> {
         None
     }
+    /// The control group whose directory this open file is.
+    fn cgroup_of(&self, _file: &vfs::OpenFile) -> Option<crate::cgroup::GroupId> {
+        None
+    }
     /// Writes a core file for the process of `current`, if its limits allow one. Whether it did.
     fn dump_core(&self, _current: &mut Current, _info: &SigInfo) -> bool {
         false
@@ -161,6 +165,7 @@ pub struct System {
     pub hooks: Box<dyn Hooks>,
     pub limits: Limits,
     pub futexes: Futexes,
+    pub cgroups: crate::cgroup::Cgroups,
     pub names: SpinLock<Names>,
     /// Monotonic time at which the machine was started: `CLOCK_BOOTTIME` and `/proc/uptime` count from it.
     pub started_at_ns: u64,
@@ -191,6 +196,7 @@ impl System {
             hooks,
             limits,
             futexes: Futexes::default(),
+            cgroups: crate::cgroup::Cgroups::default(),
             names: SpinLock::new(Names {
                 node: b"(none)".to_vec(),
                 domain: b"(none)".to_vec(),

@@ -27,7 +27,7 @@ mod locks;
 mod mount;
 mod mounting;
 mod names;
-mod notify;
+pub mod notify;
 mod open;
 mod pages;
 mod path;

@@ -87,6 +87,12 @@ pub(crate) fn attributes(path: &Path) {
 pub(crate) fn modified(path: &Path) {
     happened(path, NotifyMask::MODIFY);
 }
+/// Contents changed that nobody wrote: a file of the kernel's own.
+pub fn changed_by_itself(inode: &Arc<dyn Inode>) {
+    if !quiet() {
+        tell(inode, NotifyMask::MODIFY, 0, None);
+    }
+}
 /// Contents were read.
 pub(crate) fn accessed(path: &Path) {
     happened(path, NotifyMask::ACCESS);

@@ -1,11 +1,13 @@
-//! Netlink sockets of NETLINK_ROUTE, netlink(7): requests are answered while they are sent.
+//! Netlink sockets of NETLINK_ROUTE and NETLINK_KOBJECT_UEVENT, netlink(7): requests are answered while they are sent; events of devices, and
+//! what processes send each other (udevd does), go to ports and groups.
 //!
-//! What it is not: other netlink families (EPROTONOSUPPORT, as without their modules), or messages between processes.
+//! What it is not: other netlink families (EPROTONOSUPPORT, as without their modules), or messages between processes over NETLINK_ROUTE.
 //!
 //! Always true: what waits to be read is charged and bounded by the receive buffer; what is beyond that is ENOBUFS for the reader.
 
 mod message;
 mod route;
+mod uevent;
 
 use crate::message::{MessageFlags, ReceiveRequest, Received, SendRequest};
 use crate::options::{self, Options};
@@ -16,6 +18,7 @@ use crate::sockets::Sockets;
 use abi::raw::net as raw;
 use abi::{Errno, SysResult};
 use message::{NLM_F_ACK, NLM_F_REQUEST, NLMSG_MIN_TYPE};
+use net::bpf::{Ancillary, Instruction, Program};
 use ram::Charge;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -23,8 +26,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use sync::{Events, SpinLock, WaitQueue};
 use vfs::{PollTable, Sink, Source};
 
-/// The only family that is here: `NETLINK_ROUTE`.
+/// `NETLINK_ROUTE`.
 const ROUTE: i32 = 0;
+/// `NETLINK_KOBJECT_UEVENT`.
+const UEVENT: i32 = 15;
 /// Bytes charged for a socket.
 const SOCKET_COST: usize = 1024;
 /// Bytes of `struct sockaddr_nl`.
@@ -32,8 +37,12 @@ const ADDRESS_LEN: usize = 12;
 /// Bytes that one send may have.
 const SEND_MAX: usize = 32 << 10;
 const SOL_NETLINK: i32 = raw::SOL_NETLINK as i32;
-/// Options 1 to this one are taken; membership of groups brings no events yet.
+/// Options 1 to this one are taken; membership of NETLINK_ROUTE's groups brings no events yet.
 const LAST_OPTION: i32 = 12;
+const ADD_MEMBERSHIP: i32 = 1;
+const DROP_MEMBERSHIP: i32 = 2;
+
+pub(crate) use uevent::Uevents;
 
 /// Ports in use: each socket that sends or is bound has one.
 #[derive(Default)]
@@ -59,7 +68,20 @@ impl Ports {
 
 struct Waiting {
     data: Vec<u8>,
+    from: Sender,
     _charge: Charge,
+}
+
+/// Who sent a message, and to which group.
+#[derive(Clone, Copy)]
+struct Sender {
+    port: u32,
+    group: u32,
+    who: crate::message::Ucred,
+}
+
+impl Sender {
+    const KERNEL: Sender = Sender { port: 0, group: 0, who: crate::message::Ucred { pid: 0, uid: 0, gid: 0 } };
 }
 
 #[derive(Default)]
@@ -72,6 +94,7 @@ struct Queue {
 /// See the module.
 struct NetlinkSocket {
     sockets: &'static Sockets,
+    protocol: i32,
     options: Arc<Options>,
     /// 0: none yet.
     port: AtomicU32,
@@ -81,6 +104,8 @@ struct NetlinkSocket {
     flags: AtomicU64,
     queue: SpinLock<Queue>,
     readers: Arc<WaitQueue>,
+    /// SO_ATTACH_FILTER.
+    filter: SpinLock<Option<Arc<Program>>>,
     _charge: Charge,
 }
 
@@ -89,12 +114,13 @@ pub(crate) fn create(sockets: &'static Sockets, kind: Kind, protocol: i32) -> Re
     if !matches!(kind, Kind::Raw | Kind::Datagram) {
         return Err(Errno::ESOCKTNOSUPPORT);
     }
-    if protocol != ROUTE {
+    if !matches!(protocol, ROUTE | UEVENT) {
         return Err(Errno::EPROTONOSUPPORT);
     }
     let options = Arc::new(Options::default());
-    let socket = NetlinkSocket {
+    let socket = Arc::new(NetlinkSocket {
         sockets,
+        protocol,
         options: options.clone(),
         port: AtomicU32::new(0),
         peer: AtomicU32::new(0),
@@ -102,9 +128,13 @@ pub(crate) fn create(sockets: &'static Sockets, kind: Kind, protocol: i32) -> Re
         flags: AtomicU64::new(0),
         queue: SpinLock::default(),
         readers: Arc::default(),
+        filter: SpinLock::default(),
         _charge: sockets.ram.charge(SOCKET_COST)?,
-    };
-    Ok(Socket::new(sockets, raw::AF_NETLINK, kind, protocol, options, Arc::new(socket)))
+    });
+    if protocol == UEVENT {
+        sockets.uevents.listen(&socket);
+    }
+    Ok(Socket::new(sockets, raw::AF_NETLINK, kind, protocol, options, socket))
 }
 
 /// Port and groups of a `struct sockaddr_nl`. EINVAL.
@@ -133,16 +163,30 @@ impl NetlinkSocket {
         }
     }
     fn set_port(&self, wanted: u32, may_choose: bool) -> Result<u32, Errno> {
-        let port = self.sockets.ports.take(wanted, may_choose)?;
+        let port = self.ports().take(wanted, may_choose)?;
         match self.port.compare_exchange(0, port, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(port),
             Err(there) => {
-                self.sockets.ports.give_back(port);
+                self.ports().give_back(port);
                 Ok(there)
             }
         }
     }
+    /// Each family numbers its own.
+    fn ports(&self) -> &Ports {
+        if self.protocol == UEVENT { &self.sockets.uevents.ports } else { &self.sockets.ports }
+    }
     fn answer(&self, data: Vec<u8>) {
+        self.deliver(data, Sender::KERNEL);
+    }
+    fn deliver(&self, mut data: Vec<u8>, from: Sender) {
+        let filter = self.filter.lock().clone();
+        if let Some(filter) = filter {
+            match filter.run(&data, &Ancillary::default()) {
+                0 => return,
+                keep => data.truncate(keep as usize),
+            }
+        }
         let charge = self.sockets.ram.charge(data.capacity() + size_of::<Waiting>() * 2);
         {
             let mut queue = self.queue.lock();
@@ -150,7 +194,7 @@ impl NetlinkSocket {
             match charge {
                 Ok(_charge) if !full => {
                     queue.bytes += data.len();
-                    queue.waiting.push_back(Waiting { data, _charge });
+                    queue.waiting.push_back(Waiting { data, from, _charge });
                 }
                 _ => queue.overrun = true,
             }
@@ -163,7 +207,7 @@ impl Drop for NetlinkSocket {
     fn drop(&mut self) {
         let port = self.port.load(Ordering::Acquire);
         if port != 0 {
-            self.sockets.ports.give_back(port);
+            self.ports().give_back(port);
         }
     }
 }
@@ -201,10 +245,13 @@ impl Protocol for NetlinkSocket {
         if request.flags.contains(MessageFlags::OOB) {
             return Err(Errno::EOPNOTSUPP.into());
         }
-        let to = match request.to {
-            Some(to) => parse(to)?.0,
-            None => self.peer.load(Ordering::Relaxed),
+        let (to, group) = match request.to {
+            Some(to) => parse(to)?,
+            None => (self.peer.load(Ordering::Relaxed), 0),
         };
+        if self.protocol == UEVENT {
+            return self.send_uevent(to, group, source);
+        }
         if to != 0 {
             // Only the kernel listens.
             return Err(Errno::ECONNREFUSED.into());
@@ -237,17 +284,17 @@ impl Protocol for NetlinkSocket {
     }
     fn receive(&self, patience: Patience, request: ReceiveRequest, sink: &mut dyn Sink) -> SysResult<Received> {
         let peek = request.flags.contains(MessageFlags::PEEK);
-        let data = patience.wait(&self.readers, || {
+        let (data, from) = patience.wait(&self.readers, || {
             let mut queue = self.queue.lock();
             if std::mem::take(&mut queue.overrun) {
                 return Some(Err(Errno::ENOBUFS));
             }
             if peek {
-                return queue.waiting.front().map(|first| Ok(first.data.clone()));
+                return queue.waiting.front().map(|first| Ok((first.data.clone(), first.from)));
             }
             let first = queue.waiting.pop_front()?;
             queue.bytes -= first.data.len();
-            Some(Ok(first.data))
+            Some(Ok((first.data, first.from)))
         })??;
         let want = data.len().min(sink.room());
         if sink.put(data.get(..want).unwrap_or_default())? < want {
@@ -261,11 +308,10 @@ impl Protocol for NetlinkSocket {
             }
         }
         if request.wants_address {
-            received.from = Some(format(0, 0));
+            received.from = Some(format(from.port, from.group));
         }
         if self.options.passes_credentials() {
-            let kernel = crate::message::Ucred { pid: 0, uid: 0, gid: 0 };
-            received.control.push(crate::message::Control::Credentials(kernel));
+            received.control.push(crate::message::Control::Credentials(from.who));
         }
         Ok(received)
     }
@@ -284,10 +330,29 @@ impl Protocol for NetlinkSocket {
         events
     }
     fn set_option(&self, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+        if level == raw::SOL_SOCKET as i32 && matches!(name as u32, raw::SO_ATTACH_FILTER | raw::SO_DETACH_FILTER) {
+            let filter = match name as u32 {
+                raw::SO_ATTACH_FILTER => Some(Arc::new(Program::new(Instruction::parse_all(value))?)),
+                _ => None,
+            };
+            let is_there = filter.is_some();
+            let old = std::mem::replace(&mut *self.filter.lock(), filter);
+            return if is_there || old.is_some() { Ok(()) } else { Err(Errno::ENOENT) };
+        }
         if level != SOL_NETLINK || !(1..=LAST_OPTION).contains(&name) {
             return Err(Errno::ENOPROTOOPT);
         }
-        let (bit, on) = (1u64 << name, options::read::<i32>(value)? != 0);
+        let number = options::read::<i32>(value)?;
+        if matches!(name, ADD_MEMBERSHIP | DROP_MEMBERSHIP) {
+            let group = number.checked_sub(1).filter(|n| (0..32).contains(n)).ok_or(Errno::EINVAL)?;
+            if name == ADD_MEMBERSHIP {
+                self.groups.fetch_or(1 << group, Ordering::Relaxed);
+            } else {
+                self.groups.fetch_and(!(1 << group), Ordering::Relaxed);
+            }
+            return Ok(());
+        }
+        let (bit, on) = (1u64 << name, number != 0);
         let _ = self.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(if on { old | bit } else { old & !bit }));
         Ok(())
     }

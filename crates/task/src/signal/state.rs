@@ -102,6 +102,8 @@ pub struct Signals {
     stop_taken: bool,
     /// The machine's init: default actions don't touch it.
     unkillable: bool,
+    /// Its control group is frozen: threads park as if stopped, but nobody is told.
+    frozen: bool,
 }
 
 impl Signals {
@@ -109,7 +111,7 @@ impl Signals {
     #[must_use]
     pub fn new(actions: Arc<SpinLock<Actions>>, tid: i32, thread: ThreadSignals, unkillable: bool) -> Signals {
         let threads = BTreeMap::from([(tid, thread)]);
-        Signals { actions, threads, shared: Pending::default(), group_exit: None, stop: None, stop_taken: false, unkillable }
+        Signals { actions, threads, shared: Pending::default(), group_exit: None, stop: None, stop_taken: false, unkillable, frozen: false }
     }
 
     /// Another thread joins. False while the process dies or stops (the maker's clone is to be restarted then).
@@ -381,7 +383,7 @@ impl Signals {
         }
         self.group_exit.is_some()
             || thread.killed
-            || (!thread.killable_only && (self.stop.is_some() || !self.pending(tid).without(thread.blocked).is_empty()))
+            || (!thread.killable_only && (self.stop.is_some() || self.frozen || !self.pending(tid).without(thread.blocked).is_empty()))
     }
 
     /// Sets or clears the thread's interrupt token by what is pending and blocked now.
@@ -458,7 +460,7 @@ impl Signals {
             if thread.killed {
                 return Delivery::ExitThread;
             }
-            if self.stop.is_some() {
+            if self.stop.is_some() || self.frozen {
                 if let Some(thread) = self.threads.get_mut(&tid) {
                     thread.parked = true;
                 }
@@ -538,6 +540,30 @@ impl Signals {
         tids
     }
 
+    /// Freezes the process or lets it go on. Threads to be stopped in guest code are returned.
+    pub fn set_frozen(&mut self, frozen: bool) -> Vec<i32> {
+        if self.frozen == frozen {
+            return Vec::new();
+        }
+        self.frozen = frozen;
+        let tids: Vec<i32> = self.threads.keys().copied().collect();
+        for tid in &tids {
+            if let Some(thread) = self.threads.get_mut(tid)
+                && !frozen
+                && self.stop.is_none()
+            {
+                thread.parked = false;
+            }
+            self.recalc(*tid);
+        }
+        if frozen { tids } else { Vec::new() }
+    }
+    /// Whether it is frozen and all its threads have come to rest.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen && self.threads.values().all(|t| t.parked || t.exiting)
+    }
+
     fn complete_stop(&mut self) -> Option<Signal> {
         let stop = self.stop.as_mut()?;
         let all = self.threads.values().all(|t| t.parked || t.exiting);
@@ -547,7 +573,7 @@ impl Signals {
     /// Whether a parked thread has to stay so.
     #[must_use]
     pub fn must_park(&self, tid: i32) -> bool {
-        self.stop.is_some() && self.group_exit.is_none() && self.threads.get(&tid).is_some_and(|t| t.parked && !t.killed)
+        (self.stop.is_some() || self.frozen) && self.group_exit.is_none() && self.threads.get(&tid).is_some_and(|t| t.parked && !t.killed)
     }
 
     /// execve(2): handlers reset in a table of its own, the alternate stack forgotten; pending signals and the mask stay.
