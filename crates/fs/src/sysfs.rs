@@ -29,7 +29,7 @@ fn flat(name: &str) -> String {
 }
 
 fn device_path(info: &DeviceInfo) -> String {
-    format!("devices/virtual/{}/{}", info.class, flat(&info.name))
+    info.path().trim_start_matches('/').to_owned()
 }
 
 fn attribute(text: impl Fn() -> String + Send + Sync + 'static) -> FileSpec {
@@ -147,17 +147,32 @@ impl Sysfs {
             text
         };
         attribute(show).store(move |_, data| {
-            // Whatever follows the action (a cookie) is for listeners that we do not have.
-            let action: String = parse(data.split(|b| *b == b' ').next().unwrap_or_default())?;
-            let action = match action.as_str() {
+            let text: String = parse(data)?;
+            let mut words = text.split_ascii_whitespace();
+            let action = words.next().unwrap_or_default();
+            let action = match action {
                 "add" => DeviceAction::Add,
                 "change" => DeviceAction::Change,
                 "remove" | "move" | "online" | "offline" | "bind" | "unbind" => return Ok(()),
                 _ => return Err(Errno::EINVAL.into()),
             };
-            Ok(vfs.devices.change(kind, number, action)?)
+            Ok(vfs.devices.change(kind, number, action, synthetic(words)?)?)
         })
     }
+}
+
+/// What a request for an event says behind the action: a UUID, then `KEY=VALUE` with letters and digits only, sysfs-uevent of Linux's ABI
+/// documents. EINVAL.
+fn synthetic<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Vec<(String, String)>, Errno> {
+    let Some(uuid) = words.next() else { return Ok(vec![("SYNTH_UUID".into(), "0".into())]) };
+    let is_uuid = uuid.len() == 36 && uuid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+    let alphanumeric = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric());
+    let mut lines = vec![("SYNTH_UUID".to_owned(), uuid.to_owned())];
+    for word in words {
+        let (key, value) = word.split_once('=').filter(|(key, value)| alphanumeric(key) && alphanumeric(value)).ok_or(Errno::EINVAL)?;
+        lines.push((format!("SYNTH_ARG_{key}"), value.to_owned()));
+    }
+    if is_uuid { Ok(lines) } else { Err(Errno::EINVAL) }
 }
 
 impl DeviceSubscriber for Sysfs {

@@ -30,25 +30,22 @@ pub struct Sockets {
     network: OnceLock<&'static Network>,
     pub(crate) names: unix::Names,
     pub(crate) flight: unix::Flight,
-    pub(crate) ports: netlink::Ports,
-    pub(crate) uevents: Arc<netlink::Uevents>,
+    pub(crate) hub: netlink::Hub,
 }
 
 impl Sockets {
     /// Those of the machine with these files; made when first asked for.
     pub fn of(vfs: &'static Vfs, world: impl FnOnce() -> Box<dyn World>) -> &'static Sockets {
         let kept: &'static (dyn Any + Send + Sync) = *vfs.sockets.get_or_init(|| {
-            let uevents: Arc<netlink::Uevents> = Arc::default();
-            vfs.devices.subscribe(uevents.clone());
             let made: &'static Sockets = Box::leak(Box::new(Sockets {
                 ram: vfs.ram(),
                 world: world(),
                 network: OnceLock::new(),
                 names: unix::Names::default(),
                 flight: unix::Flight::default(),
-                ports: netlink::Ports::default(),
-                uevents,
+                hub: netlink::Hub::default(),
             }));
+            vfs.devices.subscribe(Arc::new(netlink::Uevents(made)));
             made
         });
         kept.downcast_ref().unwrap_or_else(|| unreachable!("only this function fills the slot"))

@@ -66,6 +66,14 @@ impl DeviceInfo {
     }
 }
 
+impl DeviceInfo {
+    /// Its directory below `/sys`, with a slash before it: `DEVPATH` of uevents. Names there have no slash.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/devices/virtual/{}/{}", self.class, self.name.replace('/', "!"))
+    }
+}
+
 /// What happened to a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeviceAction {
@@ -148,10 +156,11 @@ impl Devices {
         telling.tell(DeviceAction::Remove, &info);
         Ok(())
     }
-    /// Tells subscribers that a device changed (a disk's size, a trigger through `/sys/.../uevent`).
-    pub fn change(&self, kind: DeviceKind, number: DeviceNumber, action: DeviceAction) -> Result<(), Errno> {
+    /// Tells subscribers that a device changed (a disk's size, a trigger through `/sys/.../uevent`), with `more` lines for this event.
+    pub fn change(&self, kind: DeviceKind, number: DeviceNumber, action: DeviceAction, more: Vec<(String, String)>) -> Result<(), Errno> {
         let mut telling = self.telling.lock();
-        let info = self.get(kind, number).ok_or(Errno::ENODEV)?;
+        let mut info = self.get(kind, number).ok_or(Errno::ENODEV)?;
+        info.properties.extend(more);
         telling.tell(action, &info);
         Ok(())
     }

@@ -1,10 +1,9 @@
-//! Netlink sockets of NETLINK_ROUTE and NETLINK_KOBJECT_UEVENT, netlink(7): requests are answered while they are sent; events of devices, and
-//! what processes send each other (udevd does), go to ports and groups.
+//! Netlink sockets, netlink(7): NETLINK_ROUTE, whose requests are answered while they are sent; NETLINK_KOBJECT_UEVENT, which tells of
+//! devices; NETLINK_USERSOCK and the other groups, by which processes tell each other.
 //!
-//! What it is not: other netlink families (EPROTONOSUPPORT, as without their modules), or messages between processes over NETLINK_ROUTE.
-//!
-//! Always true: what waits to be read is charged and bounded by the receive buffer; what is beyond that is ENOBUFS for the reader.
+//! What it is not: other netlink families (EPROTONOSUPPORT, as without their modules).
 
+mod hub;
 mod message;
 mod route;
 mod uevent;
@@ -17,19 +16,21 @@ use crate::socket::{Kind, Socket};
 use crate::sockets::Sockets;
 use abi::raw::net as raw;
 use abi::{Errno, SysResult};
+pub(crate) use hub::Hub;
+use hub::{Inbox, Sender};
 use message::{NLM_F_ACK, NLM_F_REQUEST, NLMSG_MIN_TYPE};
-use net::bpf::{Ancillary, Instruction, Program};
+use net::bpf::{Instruction, Program};
 use ram::Charge;
-use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use sync::{Events, SpinLock, WaitQueue};
-use vfs::{PollTable, Sink, Source};
+use sync::Events;
+pub(crate) use uevent::Uevents;
+use vfs::{Capability, PollTable, Sink, Source};
 
 /// `NETLINK_ROUTE`.
 const ROUTE: i32 = 0;
-/// `NETLINK_KOBJECT_UEVENT`.
-const UEVENT: i32 = 15;
+/// `NETLINK_USERSOCK`: the kernel does not listen.
+const USERSOCK: i32 = 2;
 /// Bytes charged for a socket.
 const SOCKET_COST: usize = 1024;
 /// Bytes of `struct sockaddr_nl`.
@@ -37,75 +38,26 @@ const ADDRESS_LEN: usize = 12;
 /// Bytes that one send may have.
 const SEND_MAX: usize = 32 << 10;
 const SOL_NETLINK: i32 = raw::SOL_NETLINK as i32;
-/// Options 1 to this one are taken; membership of NETLINK_ROUTE's groups brings no events yet.
+/// Options 1 to this one are taken.
 const LAST_OPTION: i32 = 12;
-const ADD_MEMBERSHIP: i32 = 1;
-const DROP_MEMBERSHIP: i32 = 2;
-
-pub(crate) use uevent::Uevents;
-
-/// Ports in use: each socket that sends or is bound has one.
-#[derive(Default)]
-pub(crate) struct Ports(SpinLock<HashSet<u32>>);
-
-impl Ports {
-    /// Takes `wanted`, or any if it is 0 or (for no choice of the caller's) taken. EADDRINUSE.
-    fn take(&self, wanted: u32, may_choose: bool) -> Result<u32, Errno> {
-        let mut ports = self.0.lock();
-        if wanted != 0 && ports.insert(wanted) {
-            return Ok(wanted);
-        }
-        if !may_choose {
-            return Err(Errno::EADDRINUSE);
-        }
-        // `netlink_autobind` goes down from -4097.
-        (1..).map(|n| 0xffff_efff_u32.wrapping_sub(n)).find(|port| ports.insert(*port)).ok_or(Errno::EADDRINUSE)
-    }
-    fn give_back(&self, port: u32) {
-        self.0.lock().remove(&port);
-    }
-}
-
-struct Waiting {
-    data: Vec<u8>,
-    from: Sender,
-    _charge: Charge,
-}
-
-/// Who sent a message, and to which group.
-#[derive(Clone, Copy)]
-struct Sender {
-    port: u32,
-    group: u32,
-    who: crate::message::Ucred,
-}
-
-impl Sender {
-    const KERNEL: Sender = Sender { port: 0, group: 0, who: crate::message::Ucred { pid: 0, uid: 0, gid: 0 } };
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    bytes: usize,
-    overrun: bool,
-}
+const NETLINK_ADD_MEMBERSHIP: i32 = 1;
+const NETLINK_DROP_MEMBERSHIP: i32 = 2;
+const NETLINK_PKTINFO: i32 = 3;
+const NETLINK_LIST_MEMBERSHIPS: i32 = 9;
+/// Groups that a socket can be in.
+const GROUPS: i32 = 64;
 
 /// See the module.
 struct NetlinkSocket {
     sockets: &'static Sockets,
-    protocol: i32,
-    options: Arc<Options>,
+    family: i32,
     /// 0: none yet.
     port: AtomicU32,
     /// Whom connect(2) named.
     peer: AtomicU32,
-    groups: AtomicU32,
+    peer_groups: AtomicU32,
     flags: AtomicU64,
-    queue: SpinLock<Queue>,
-    readers: Arc<WaitQueue>,
-    /// SO_ATTACH_FILTER.
-    filter: SpinLock<Option<Arc<Program>>>,
+    inbox: Arc<Inbox>,
     _charge: Charge,
 }
 
@@ -114,27 +66,21 @@ pub(crate) fn create(sockets: &'static Sockets, kind: Kind, protocol: i32) -> Re
     if !matches!(kind, Kind::Raw | Kind::Datagram) {
         return Err(Errno::ESOCKTNOSUPPORT);
     }
-    if !matches!(protocol, ROUTE | UEVENT) {
+    if !matches!(protocol, ROUTE | USERSOCK | uevent::FAMILY) {
         return Err(Errno::EPROTONOSUPPORT);
     }
     let options = Arc::new(Options::default());
-    let socket = Arc::new(NetlinkSocket {
+    let socket = NetlinkSocket {
         sockets,
-        protocol,
-        options: options.clone(),
+        family: protocol,
         port: AtomicU32::new(0),
         peer: AtomicU32::new(0),
-        groups: AtomicU32::new(0),
+        peer_groups: AtomicU32::new(0),
         flags: AtomicU64::new(0),
-        queue: SpinLock::default(),
-        readers: Arc::default(),
-        filter: SpinLock::default(),
+        inbox: Inbox::new(sockets.ram, options.clone()),
         _charge: sockets.ram.charge(SOCKET_COST)?,
-    });
-    if protocol == UEVENT {
-        sockets.uevents.listen(&socket);
-    }
-    Ok(Socket::new(sockets, raw::AF_NETLINK, kind, protocol, options, socket))
+    };
+    Ok(Socket::new(sockets, raw::AF_NETLINK, kind, protocol, options, Arc::new(socket)))
 }
 
 /// Port and groups of a `struct sockaddr_nl`. EINVAL.
@@ -163,43 +109,55 @@ impl NetlinkSocket {
         }
     }
     fn set_port(&self, wanted: u32, may_choose: bool) -> Result<u32, Errno> {
-        let port = self.ports().take(wanted, may_choose)?;
+        let port = self.sockets.hub.take(self.family, wanted, may_choose, &self.inbox)?;
         match self.port.compare_exchange(0, port, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => Ok(port),
             Err(there) => {
-                self.ports().give_back(port);
+                self.sockets.hub.give_back(self.family, port);
                 Ok(there)
             }
         }
     }
-    /// Each family numbers its own.
-    fn ports(&self) -> &Ports {
-        if self.protocol == UEVENT { &self.sockets.uevents.ports } else { &self.sockets.ports }
-    }
-    fn answer(&self, data: Vec<u8>) {
-        self.deliver(data, Sender::KERNEL);
-    }
-    fn deliver(&self, mut data: Vec<u8>, from: Sender) {
-        let filter = self.filter.lock().clone();
-        if let Some(filter) = filter {
-            match filter.run(&data, &Ancillary::default()) {
-                0 => return,
-                keep => data.truncate(keep as usize),
-            }
+
+    /// A message for another process, or for all in a group.
+    fn forward(&self, port: u32, groups: u32, request: &SendRequest<'_>, data: Vec<u8>) -> Result<(), Errno> {
+        let who = self.sockets.who();
+        if self.family != USERSOCK && !who.credentials.has(Capability::NET_ADMIN) {
+            return Err(Errno::EPERM);
         }
-        let charge = self.sockets.ram.charge(data.capacity() + size_of::<Waiting>() * 2);
-        {
-            let mut queue = self.queue.lock();
-            let full = queue.bytes >= self.options.receive_buffer.load(Ordering::Relaxed);
-            match charge {
-                Ok(_charge) if !full => {
-                    queue.bytes += data.len();
-                    queue.waiting.push_back(Waiting { data, from, _charge });
+        // Of several groups Linux takes the first.
+        let group = if groups == 0 { 0 } else { groups.trailing_zeros() + 1 };
+        let from = Sender { port: self.port()?, group, credentials: request.credentials.unwrap_or_else(|| who.ucred()) };
+        if group != 0 {
+            self.sockets.hub.multicast(self.family, &data, from);
+        }
+        if port != 0 { self.sockets.hub.unicast(self.family, port, data, from) } else { Ok(()) }
+    }
+
+    /// Messages for the kernel.
+    fn ask_kernel(&self, data: &[u8]) -> Result<(), Errno> {
+        if self.family == USERSOCK {
+            return Err(Errno::ECONNREFUSED);
+        }
+        let port = self.port()?;
+        let who = self.sockets.who();
+        let mut rest = data;
+        while let Some(request) = message::next(&mut rest) {
+            let is_request = request.flags & NLM_F_REQUEST != 0 && request.kind >= NLMSG_MIN_TYPE;
+            let answers = if is_request && self.family == ROUTE {
+                route::handle(self.sockets.network(), &who.credentials, &request, port)
+            } else {
+                let mut answers = message::Answers::new(&request, port, 0);
+                if is_request {
+                    answers.error(&request, Err(Errno::EOPNOTSUPP));
+                } else if request.flags & NLM_F_ACK != 0 || request.kind == message::NLMSG_NOOP {
+                    answers.error(&request, Ok(()));
                 }
-                _ => queue.overrun = true,
-            }
+                answers
+            };
+            answers.datagrams.into_iter().for_each(|data| self.inbox.deliver(data, Sender::kernel(0)));
         }
-        self.readers.notify(Events::IN | Events::RDNORM);
+        Ok(())
     }
 }
 
@@ -207,7 +165,7 @@ impl Drop for NetlinkSocket {
     fn drop(&mut self) {
         let port = self.port.load(Ordering::Acquire);
         if port != 0 {
-            self.ports().give_back(port);
+            self.sockets.hub.give_back(self.family, port);
         }
     }
 }
@@ -223,20 +181,22 @@ impl Protocol for NetlinkSocket {
             let wanted = if port == 0 { self.sockets.who().pid as u32 } else { port };
             self.set_port(wanted, port == 0)?;
         }
-        self.groups.store(groups, Ordering::Relaxed);
+        // The address has the first 32 groups; membership of the others stays.
+        let _ = self.inbox.groups.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(old >> 32 << 32 | u64::from(groups)));
         Ok(())
     }
     fn connect(&self, _: &Call<'_>, address: &[u8], _: Patience) -> SysResult<()> {
-        let (peer, _) = parse(address)?;
+        let (peer, groups) = parse(address)?;
         self.port()?;
         self.peer.store(peer, Ordering::Relaxed);
+        self.peer_groups.store(groups, Ordering::Relaxed);
         Ok(())
     }
     fn name(&self) -> Result<Vec<u8>, Errno> {
-        Ok(format(self.port.load(Ordering::Acquire), self.groups.load(Ordering::Relaxed)))
+        Ok(format(self.port.load(Ordering::Acquire), self.inbox.groups.load(Ordering::Relaxed) as u32))
     }
     fn peer_name(&self) -> Result<Vec<u8>, Errno> {
-        Ok(format(self.peer.load(Ordering::Relaxed), 0))
+        Ok(format(self.peer.load(Ordering::Relaxed), self.peer_groups.load(Ordering::Relaxed)))
     }
     fn shutdown(&self, _: How) -> Result<(), Errno> {
         Err(Errno::EOPNOTSUPP)
@@ -245,47 +205,29 @@ impl Protocol for NetlinkSocket {
         if request.flags.contains(MessageFlags::OOB) {
             return Err(Errno::EOPNOTSUPP.into());
         }
-        let (to, group) = match request.to {
+        let (to, groups) = match request.to {
             Some(to) => parse(to)?,
-            None => (self.peer.load(Ordering::Relaxed), 0),
+            None => (self.peer.load(Ordering::Relaxed), self.peer_groups.load(Ordering::Relaxed)),
         };
-        if self.protocol == UEVENT {
-            return self.send_uevent(to, group, source);
-        }
-        if to != 0 {
-            // Only the kernel listens.
-            return Err(Errno::ECONNREFUSED.into());
-        }
         let len = source.left();
-        if len > SEND_MAX {
+        if len > SEND_MAX.max(self.inbox.options.send_buffer.load(Ordering::Relaxed)) {
             return Err(Errno::EMSGSIZE.into());
         }
-        let port = self.port()?;
         let mut data = vec![0; len];
         if source.take(&mut data)? < len {
             return Err(Errno::EFAULT.into());
         }
-        let who = self.sockets.who();
-        let mut rest = &data[..];
-        while let Some(request) = message::next(&mut rest) {
-            let is_request = request.flags & NLM_F_REQUEST != 0 && request.kind >= NLMSG_MIN_TYPE;
-            let answers = if is_request {
-                route::handle(self.sockets.network(), &who.credentials, &request, port)
-            } else {
-                let mut answers = message::Answers::new(&request, port, 0);
-                if request.flags & NLM_F_ACK != 0 || request.kind == message::NLMSG_NOOP {
-                    answers.error(&request, Ok(()));
-                }
-                answers
-            };
-            answers.datagrams.into_iter().for_each(|data| self.answer(data));
+        if to != 0 || groups != 0 {
+            self.forward(to, groups, &request, data)?;
+        } else {
+            self.ask_kernel(&data)?;
         }
         Ok(len)
     }
     fn receive(&self, patience: Patience, request: ReceiveRequest, sink: &mut dyn Sink) -> SysResult<Received> {
         let peek = request.flags.contains(MessageFlags::PEEK);
-        let (data, from) = patience.wait(&self.readers, || {
-            let mut queue = self.queue.lock();
+        let (data, from) = patience.wait(&self.inbox.readers, || {
+            let mut queue = self.inbox.queue.lock();
             if std::mem::take(&mut queue.overrun) {
                 return Some(Err(Errno::ENOBUFS));
             }
@@ -308,18 +250,22 @@ impl Protocol for NetlinkSocket {
             }
         }
         if request.wants_address {
-            received.from = Some(format(from.port, from.group));
+            let groups = if from.group == 0 { 0 } else { 1u32.checked_shl(from.group - 1).unwrap_or(0) };
+            received.from = Some(format(from.port, groups));
         }
-        if self.options.passes_credentials() {
-            received.control.push(crate::message::Control::Credentials(from.who));
+        if self.inbox.options.passes_credentials() {
+            received.control.push(crate::message::Control::Credentials(from.credentials));
+        }
+        if self.flags.load(Ordering::Relaxed) & 1 << NETLINK_PKTINFO != 0 {
+            received.control.push(crate::message::Control::Other(SOL_NETLINK, NETLINK_PKTINFO, from.group.to_ne_bytes().to_vec()));
         }
         Ok(received)
     }
     fn poll(&self, table: Option<&mut PollTable>) -> Events {
         if let Some(table) = table {
-            table.listen(&self.readers);
+            table.listen(&self.inbox.readers);
         }
-        let queue = self.queue.lock();
+        let queue = self.inbox.queue.lock();
         let mut events = Events::OUT | Events::WRNORM | Events::WRBAND;
         if !queue.waiting.is_empty() {
             events |= Events::IN | Events::RDNORM;
@@ -336,23 +282,27 @@ impl Protocol for NetlinkSocket {
                 _ => None,
             };
             let is_there = filter.is_some();
-            let old = std::mem::replace(&mut *self.filter.lock(), filter);
+            let old = std::mem::replace(&mut *self.inbox.filter.lock(), filter);
             return if is_there || old.is_some() { Ok(()) } else { Err(Errno::ENOENT) };
         }
         if level != SOL_NETLINK || !(1..=LAST_OPTION).contains(&name) {
             return Err(Errno::ENOPROTOOPT);
         }
-        let number = options::read::<i32>(value)?;
-        if matches!(name, ADD_MEMBERSHIP | DROP_MEMBERSHIP) {
-            let group = number.checked_sub(1).filter(|n| (0..32).contains(n)).ok_or(Errno::EINVAL)?;
-            if name == ADD_MEMBERSHIP {
-                self.groups.fetch_or(1 << group, Ordering::Relaxed);
-            } else {
-                self.groups.fetch_and(!(1 << group), Ordering::Relaxed);
+        if matches!(name, NETLINK_ADD_MEMBERSHIP | NETLINK_DROP_MEMBERSHIP) {
+            let group = options::read::<i32>(value)?;
+            if !(1..=GROUPS).contains(&group) {
+                return Err(Errno::EINVAL);
             }
+            // Members are found by their port.
+            self.port()?;
+            let bit = 1u64 << (group - 1);
+            match name {
+                NETLINK_ADD_MEMBERSHIP => self.inbox.groups.fetch_or(bit, Ordering::Relaxed),
+                _ => self.inbox.groups.fetch_and(!bit, Ordering::Relaxed),
+            };
             return Ok(());
         }
-        let (bit, on) = (1u64 << name, number != 0);
+        let (bit, on) = (1u64 << name, options::read::<i32>(value)? != 0);
         let _ = self.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |old| Some(if on { old | bit } else { old & !bit }));
         Ok(())
     }
@@ -360,10 +310,13 @@ impl Protocol for NetlinkSocket {
         if level != SOL_NETLINK || !(1..=LAST_OPTION).contains(&name) {
             return Err(Errno::ENOPROTOOPT);
         }
+        if name == NETLINK_LIST_MEMBERSHIPS {
+            return Ok(self.inbox.groups.load(Ordering::Relaxed).to_ne_bytes().to_vec());
+        }
         Ok(i32::from(self.flags.load(Ordering::Relaxed) & 1 << name != 0).to_ne_bytes().to_vec())
     }
     fn take_error(&self) -> Option<Errno> {
-        std::mem::take(&mut self.queue.lock().overrun).then_some(Errno::ENOBUFS)
+        std::mem::take(&mut self.inbox.queue.lock().overrun).then_some(Errno::ENOBUFS)
     }
     fn release(&self) {}
 }
