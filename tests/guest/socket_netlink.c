@@ -1,6 +1,7 @@
 /* rtnetlink, as resolvers and ip(8) use it. netlink(7), rtnetlink(7). */
 #include "socket_check.h"
 #include <ifaddrs.h>
+#include <linux/filter.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <net/if.h>
@@ -36,6 +37,60 @@ static int dump(int s, int type, int wanted)
             count += h->nlmsg_type == wanted;
         }
     }
+}
+
+/* Processes tell each other by groups; the kernel tells of devices by the first group of uevents. */
+static void groups(void)
+{
+    struct sockaddr_nl a = { .nl_family = AF_NETLINK, .nl_groups = 4 }, from;
+    socklen_t len = sizeof from;
+    char text[4096];
+    int s = socket(AF_NETLINK, SOCK_DGRAM, NETLINK_USERSOCK), t = socket(AF_NETLINK, SOCK_DGRAM, NETLINK_USERSOCK), one = 1, three = 3;
+    struct sockaddr_nl any = { .nl_family = AF_NETLINK };
+    CHECK("a socket for users", s >= 0 && t >= 0 && bind(s, (void *)&any, sizeof any) == 0);
+    CHECK("is in a group", setsockopt(s, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, &three, sizeof three) == 0);
+    CHECK("wants credentials", setsockopt(s, SOL_SOCKET, SO_PASSCRED, &one, sizeof one) == 0);
+    CHECK("and hears the group", sendto(t, "word", 4, 0, (void *)&a, sizeof a) == 4 || errno == ECONNREFUSED);
+    union { struct cmsghdr h; char room[128]; } control;
+    struct iovec v = { text, sizeof text };
+    struct msghdr m = { .msg_name = &from, .msg_namelen = sizeof from, .msg_iov = &v, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control };
+    CHECK("once", recvmsg(s, &m, MSG_DONTWAIT) == 4 && !memcmp(text, "word", 4) && FAILS(recv(s, text, 4, MSG_DONTWAIT), EAGAIN));
+    struct ucred *who = (void *)CMSG_DATA(&control.h);
+    CHECK("from whom", m.msg_controllen > 0 && control.h.cmsg_type == SCM_CREDENTIALS && who->pid == getpid());
+    CHECK("by its port", from.nl_family == AF_NETLINK && from.nl_pid != 0 && from.nl_groups == 4);
+    /* return 0: nothing passes */
+    struct sock_filter none[] = { { 6, 0, 0, 0 } };
+    struct sock_fprog filter = { 1, none };
+    CHECK("a filter", setsockopt(s, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter) == 0);
+    sendto(t, "word", 4, 0, (void *)&a, sizeof a);
+    CHECK("keeps it out", FAILS(recv(s, text, sizeof text, MSG_DONTWAIT), EAGAIN));
+    CHECK("until it is gone", setsockopt(s, SOL_SOCKET, SO_DETACH_FILTER, &one, sizeof one) == 0);
+    none[0].code = 0xffff;
+    CHECK("no filter", FAILS(setsockopt(s, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof filter), EINVAL));
+    CHECK("outside of the group", setsockopt(s, SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, &three, sizeof three) == 0);
+    sendto(t, "word", 4, 0, (void *)&a, sizeof a);
+    CHECK("is silence", FAILS(recv(s, text, sizeof text, MSG_DONTWAIT), EAGAIN));
+    close(t);
+    close(s);
+    int u = socket(AF_NETLINK, SOCK_DGRAM, NETLINK_KOBJECT_UEVENT);
+    a.nl_groups = 1;
+    CHECK("a socket for uevents", u >= 0 && bind(u, (void *)&a, sizeof a) == 0);
+    int f = open("/sys/class/mem/null/uevent", O_WRONLY);
+    if (f < 0 || write(f, "change", 6) != 6)
+        return;
+    /* Others may make events too. */
+    static const char start[] = "change@/devices/virtual/mem/null";
+    int n;
+    do
+        n = recvfrom(u, text, sizeof text, 0, (void *)&from, &len);
+    while (n > 0 && strcmp(text, start));
+    CHECK("hears of a device", n > 0 && from.nl_pid == 0 && from.nl_groups == 1);
+    int lines = 0;
+    for (char *p = text; p < text + n; p += strlen(p) + 1)
+        lines += !strcmp(p, "ACTION=change") || !strcmp(p, "SUBSYSTEM=mem") || !strcmp(p, "MAJOR=1") || !strcmp(p, "MINOR=3") || !strcmp(p, "DEVNAME=null") || !strcmp(p, "SYNTH_UUID=0") || !strncmp(p, "SEQNUM=", 7);
+    CHECK("with all that there is to say", lines == 7);
+    close(f);
+    close(u);
 }
 
 int main(void)
@@ -96,5 +151,6 @@ int main(void)
     struct addrinfo hints = { .ai_flags = AI_NUMERICHOST, .ai_socktype = SOCK_STREAM }, *found;
     CHECK("getaddrinfo of a number", getaddrinfo("127.0.0.1", "80", &hints, &found) == 0 && found->ai_family == AF_INET);
     CHECK("families that are not there", FAILS(socket(AF_NETLINK, SOCK_RAW, 30), EPROTONOSUPPORT) && FAILS(socket(AF_NETLINK, SOCK_STREAM, 0), ESOCKTNOSUPPORT));
+    groups();
     return done("socket_netlink");
 }

@@ -8,7 +8,7 @@ use mm::AddressSpace;
 use platform::Protection;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use task::{System, Task, current_task};
 use vfs::{Credentials, MountNamespace, OnExec, OpenFile, Path, UserMemory};
 
@@ -396,6 +396,22 @@ fn set_oom_score_adj(view: &View, asking: &Asking<'_>, data: &[u8]) -> Result<()
     Ok(())
 }
 
+/// Set once by whoever logs somebody in; after that only with CAP_AUDIT_CONTROL, and by the process itself alone.
+fn set_loginuid(view: &View, asking: &Asking<'_>, data: &[u8]) -> Result<(), Errno> {
+    static LOGINS: AtomicU32 = AtomicU32::new(0);
+    let is_own = current_task().is_some_and(|task| Arc::ptr_eq(task.process(), &view.process));
+    let wanted: u32 = fs::kernfs::parse(data)?;
+    let login = &view.process.login;
+    let is_set = login.uid.load(Ordering::Relaxed) != u32::MAX;
+    if !is_own || (is_set && !asking.credentials.has(vfs::Capability::AUDIT_CONTROL)) {
+        return Err(Errno::EPERM);
+    }
+    let session = if wanted == u32::MAX { u32::MAX } else { LOGINS.fetch_add(1, Ordering::Relaxed) + 1 };
+    login.uid.store(wanted, Ordering::Relaxed);
+    login.session.store(session, Ordering::Relaxed);
+    Ok(())
+}
+
 fn register_process_files(proc: &Proc) {
     for entry in [
         file("stat", 0o444, |v| v.stat().into_bytes()),
@@ -409,8 +425,8 @@ fn register_process_files(proc: &Proc) {
         file("wchan", 0o444, |_| b"0".to_vec()),
         written("oom_score_adj", |v| format!("{}\n", v.process.oom_score_adj.load(Ordering::Relaxed)).into_bytes(), set_oom_score_adj),
         file("oom_score", 0o444, |v| format!("{}\n", v.memory().map_or(0, |m| m.badness())).into_bytes()).scoped(Scope::Process),
-        file("loginuid", 0o644, |_| b"4294967295".to_vec()),
-        file("sessionid", 0o444, |_| b"4294967295".to_vec()),
+        written("loginuid", |v| v.process.login.uid.load(Ordering::Relaxed).to_string().into_bytes(), set_loginuid),
+        file("sessionid", 0o444, |v| v.process.login.session.load(Ordering::Relaxed).to_string().into_bytes()),
         file("cgroup", 0o444, |v| format!("0::{}\n", v.system.cgroups.path(v.process.cgroup.load(Ordering::Relaxed))).into_bytes()),
         file("statm", 0o444, move |v| {
             let Some(u) = v.memory().map(|m| m.usage()) else { return b"0 0 0 0 0 0 0\n".to_vec() };

@@ -247,6 +247,8 @@ impl Current {
         process.dumpable.store(own.dumpable.load(Ordering::Relaxed), Ordering::Relaxed);
         process.personality.store(own.personality.load(Ordering::Relaxed), Ordering::Relaxed);
         process.oom_score_adj.store(own.oom_score_adj.load(Ordering::Relaxed), Ordering::Relaxed);
+        process.login.uid.store(own.login.uid.load(Ordering::Relaxed), Ordering::Relaxed);
+        process.login.session.store(own.login.session.load(Ordering::Relaxed), Ordering::Relaxed);
         process.exit_uid.store(self.credentials().uid, Ordering::Relaxed);
         process.timers.watch_cpu_limit(own.rlimit(Resource::Cpu).soft);
         *process.program.lock() = own.program();

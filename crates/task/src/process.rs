@@ -48,6 +48,8 @@ pub struct Process {
     pub personality: AtomicI32,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: AtomicI32,
+    /// Who logged in, for audit.
+    pub login: Login,
     /// The program that it runs, as its path was given, for the log and `/proc`.
     pub(crate) program: SpinLock<Vec<u8>>,
     /// The program's file: `/proc/PID/exe`.
@@ -55,6 +57,18 @@ pub struct Process {
     pub timers: crate::timers::ProcessTimers,
     /// The control group that it is in; a dead one's last.
     pub cgroup: AtomicU64,
+}
+
+/// `/proc/PID/loginuid` and `sessionid`: whose login a process comes from. Both all ones: nobody's.
+pub struct Login {
+    pub uid: AtomicU32,
+    pub session: AtomicU32,
+}
+
+impl Default for Login {
+    fn default() -> Login {
+        Login { uid: AtomicU32::new(u32::MAX), session: AtomicU32::new(u32::MAX) }
+    }
 }
 
 impl Process {
@@ -82,6 +96,7 @@ impl Process {
             dumpable: AtomicU8::new(1),
             personality: AtomicI32::new(0),
             oom_score_adj: AtomicI32::new(0),
+            login: Login::default(),
             program: SpinLock::default(),
             executable: SpinLock::new(None),
             timers: crate::timers::ProcessTimers::new(this.clone()),

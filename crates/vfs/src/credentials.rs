@@ -38,6 +38,7 @@ impl Capability {
     pub const SYS_TTY_CONFIG: Capability = Capability(26);
     pub const MKNOD: Capability = Capability(27);
     pub const LEASE: Capability = Capability(28);
+    pub const AUDIT_CONTROL: Capability = Capability(30);
     pub const SETFCAP: Capability = Capability(31);
     pub const SYSLOG: Capability = Capability(34);
 }
