@@ -7,7 +7,7 @@
 
 use crate::telnet::TelnetChannel;
 use abi::{Errno, SysResult};
-use platform::{Blocking, HostChannel, HostChannels, HostListener};
+use platform::{Blocking, ConsoleListener, HostChannel, HostChannels};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 use sync::{Events, Observer, SpinLock, WaitQueue};
@@ -26,7 +26,7 @@ struct State {
 
 struct Port {
     number: u16,
-    listener: Arc<dyn HostListener>,
+    listener: Arc<dyn ConsoleListener>,
     state: SpinLock<State>,
     arrived: WaitQueue,
     log: Log,

@@ -90,13 +90,13 @@ pub trait HostChannels: Send + Sync {
     /// A terminal of the host by its path. ENOTTY for anything else.
     fn terminal(&self, path: &str, way: Way) -> Result<Arc<dyn HostChannel>, Errno>;
     /// Connections to a TCP port, on all addresses. EADDRINUSE, EACCES.
-    fn listen(&self, port: u16) -> Result<Arc<dyn HostListener>, Errno>;
+    fn listen(&self, port: u16) -> Result<Arc<dyn ConsoleListener>, Errno>;
     /// A window. ENODEV without a display, and when the emulator does not start; the reason is logged with `log`.
     fn window(&self, window: &Window, way: Way, log: &dyn Fn(&str)) -> Result<Arc<dyn HostChannel>, Errno>;
 }
 
 /// A port that listens until it is dropped.
-pub trait HostListener: Send + Sync {
+pub trait ConsoleListener: Send + Sync {
     /// A connection that came in. EAGAIN when there is none.
     fn accept(&self) -> Result<Arc<dyn HostChannel>, Errno>;
     /// Has `observer` told when connections come in.

@@ -16,7 +16,7 @@ mod files;
 mod guest;
 mod network;
 
-pub use channel::{Blocking, HostChannel, HostChannels, HostLink, HostListener, NewPty, TerminalMode, Way, Window, WindowSize};
+pub use channel::{Blocking, ConsoleListener, HostChannel, HostChannels, HostLink, NewPty, TerminalMode, Way, Window, WindowSize};
 pub use files::{HostDir, HostDirEntry, HostFile, HostKind, HostMetadata, HostOpen, HostStatFs};
 pub use guest::{Access, Exit, GuestSpace, GuestThread, MapCommand, Platform, Protection, SpaceGone, Xstate};
 pub use network::{HostDatagram, HostListener, HostNetwork, HostStream, Reach, SocketReady};

@@ -2,7 +2,7 @@
 
 use super::{Channel, errno, port, window};
 use abi::Errno;
-use platform::{HostChannel, HostChannels, HostListener, NewPty, Way, Window};
+use platform::{ConsoleListener, HostChannel, HostChannels, NewPty, Way, Window};
 use rustix::fs::{Access, OFlags};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -88,7 +88,7 @@ impl HostChannels for HostLines {
         Ok(Arc::new(channel))
     }
 
-    fn listen(&self, port: u16) -> Result<Arc<dyn HostListener>, Errno> {
+    fn listen(&self, port: u16) -> Result<Arc<dyn ConsoleListener>, Errno> {
         Ok(Arc::new(port::Listener::new(port)?))
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Channel, Observers, QUEUE_BYTES};
 use abi::Errno;
-use platform::{HostChannel, HostListener, Way};
+use platform::{ConsoleListener, HostChannel, Way};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -79,7 +79,7 @@ impl Shared {
     }
 }
 
-impl HostListener for Listener {
+impl ConsoleListener for Listener {
     fn accept(&self) -> Result<Arc<dyn HostChannel>, Errno> {
         let next = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         Ok(next.ok_or(Errno::EAGAIN)?)
