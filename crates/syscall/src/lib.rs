@@ -31,6 +31,7 @@ mod signalfd;
 mod socket;
 mod splice;
 mod system;
+mod sysv;
 mod table;
 mod time;
 mod timer;

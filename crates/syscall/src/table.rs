@@ -3,7 +3,7 @@
 use crate::args::{Answer, Argument, Fd, UserAddr, UserRef};
 use crate::{
     credentials, descriptor, events, exec, file, futex, lock, memory, mount, path, pidfd, poll, process, resource, sched, signal, signalfd,
-    socket, splice, system, time, timer, unimplemented, xattr,
+    socket, splice, system, sysv, time, timer, unimplemented, xattr,
 };
 use abi::{AltStack, Errno, Itimerspec, Itimerval, Rlimit, Rusage, SigAction, Timespec, Timeval};
 use task::{Current, Outcome};
@@ -79,6 +79,9 @@ table! {
      26 => memory::msync(addr: u64, len: u64, flags: u32);
      27 => memory::mincore(addr: u64, len: u64, out: u64);
      28 => memory::madvise(addr: u64, len: u64, advice: i32);
+     29 => sysv::shmget(key: i32, size: u64, flags: u32);
+     30 => sysv::shmat(id: i32, addr: u64, flags: u32);
+     31 => sysv::shmctl(id: i32, command: u32, buffer: u64);
      32 => descriptor::dup(fd: i32);
      33 => descriptor::dup2(from: i32, to: i32);
      34 => signal::pause();
@@ -111,6 +114,14 @@ table! {
      61 => process::wait4(pid: i32, status: Option<UserRef<i32>>, options: u32, rusage: Option<UserRef<Rusage>>);
      62 => process::kill(pid: i32, signal: i32);
      63 => system::uname(to: UserRef<[u8; 390]>);
+     64 => sysv::semget(key: i32, count: i32, flags: u32);
+     65 => sysv::semop(id: i32, operations: UserAddr, count: usize);
+     66 => sysv::semctl(id: i32, index: i32, command: u32, argument: u64);
+     67 => sysv::shmdt(addr: u64);
+     68 => sysv::msgget(key: i32, flags: u32);
+     69 => sysv::msgsnd(id: i32, message: u64, size: usize, flags: u32);
+     70 => sysv::msgrcv(id: i32, message: u64, size: i64, kind: i64, flags: u32);
+     71 => sysv::msgctl(id: i32, command: u32, buffer: u64);
      72 => descriptor::fcntl(fd: i32, command: u32, argument: u64);
      73 => lock::flock(fd: i32, operation: u32);
      74 => file::fsync(fd: i32);
@@ -225,6 +236,7 @@ table! {
     217 => path::getdents64(fd: i32, buf: UserAddr, len: u32);
     218 => process::set_tid_address(addr: UserAddr);
     219 => signal::restart_syscall();
+    220 => sysv::semtimedop(id: i32, operations: UserAddr, count: usize, timeout: Option<UserRef<Timespec>>);
     221 => file::fadvise64(fd: i32, offset: i64, len: i64, advice: u32);
     222 => timer::timer_create(clock: i32, event: Option<UserRef<timer::SigEvent>>, id: UserRef<i32>);
     223 => timer::timer_settime(id: i32, flags: u32, new: UserRef<Itimerspec>, old: Option<UserRef<Itimerspec>>);

@@ -106,6 +106,11 @@ impl Process {
         let executable = self.executable.lock().take();
         drop(executable);
         system.cgroups.leave(self);
+        if self.has_undo.load(Ordering::Relaxed) {
+            for (_, set) in system.ipc.semaphores.all() {
+                set.undo(self.pid());
+            }
+        }
         if self.pid() == 1 {
             system.hooks.init_died(status);
             return;

@@ -16,6 +16,7 @@ pub mod current;
 pub mod exec;
 mod exit;
 pub mod futex;
+pub mod ipc;
 pub mod mapped;
 mod pidfd;
 pub mod process;

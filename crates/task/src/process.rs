@@ -9,7 +9,7 @@ use crate::tree::Death;
 use abi::siginfo::code;
 use abi::{Errno, RLIM_NLIMITS, Resource, Rlimit, Rusage, SaFlags, SigFields, SigInfo, Signal, Timeval, WaitStatus};
 use mm::AddressSpace;
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use sync::{Events, Rank, SpinLock, WaitQueue};
 use vfs::{Capability, Credentials};
@@ -57,6 +57,8 @@ pub struct Process {
     pub timers: crate::timers::ProcessTimers,
     /// The control group that it is in; a dead one's last.
     pub cgroup: AtomicU64,
+    /// It has used semaphores with `SEM_UNDO`.
+    pub(crate) has_undo: AtomicBool,
 }
 
 /// `/proc/PID/loginuid` and `sessionid`: whose login a process comes from. Both all ones: nobody's.
@@ -101,6 +103,7 @@ impl Process {
             executable: SpinLock::new(None),
             timers: crate::timers::ProcessTimers::new(this.clone()),
             cgroup: AtomicU64::new(crate::cgroup::ROOT),
+            has_undo: AtomicBool::new(false),
         })
     }
 

@@ -166,6 +166,8 @@ pub struct System {
     pub limits: Limits,
     pub futexes: Futexes,
     pub cgroups: crate::cgroup::Cgroups,
+    /// The first IPC namespace.
+    pub ipc: Arc<crate::ipc::Ipc>,
     pub names: SpinLock<Names>,
     /// Monotonic time at which the machine was started: `CLOCK_BOOTTIME` and `/proc/uptime` count from it.
     pub started_at_ns: u64,
@@ -197,6 +199,7 @@ impl System {
             limits,
             futexes: Futexes::default(),
             cgroups: crate::cgroup::Cgroups::default(),
+            ipc: Arc::default(),
             names: SpinLock::new(Names {
                 node: b"(none)".to_vec(),
                 domain: b"(none)".to_vec(),

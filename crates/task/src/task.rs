@@ -183,6 +183,11 @@ impl Task {
     pub fn memory(&self) -> Result<Arc<AddressSpace>, Errno> {
         self.resources.lock().memory.clone().ok_or(Errno::ESRCH)
     }
+    /// The System V objects that it sees.
+    #[must_use]
+    pub fn ipc(&self) -> Arc<crate::ipc::Ipc> {
+        self.system().ipc.clone()
+    }
     /// Its name.
     #[must_use]
     pub fn comm(&self) -> Comm {
