@@ -282,7 +282,9 @@ impl View {
             }
             row("NoNewPrivs", u8::from(c.no_new_privs).to_string());
         }
-        row("Seccomp", "0".into());
+        let seccomp = self.task.as_ref().map(|t| t.seccomp.lock().clone()).unwrap_or_default();
+        row("Seccomp", seccomp.number().to_string());
+        row("Seccomp_filters", seccomp.filters().to_string());
         let cpus = sync::sched::scheduler().map_or(1, sync::sched::Scheduler::cpus);
         row("Cpus_allowed", format!("{:x}", (1u128 << cpus.min(127)) - 1));
         row("Cpus_allowed_list", if cpus == 1 { "0".into() } else { format!("0-{}", cpus - 1) });

@@ -26,8 +26,9 @@ fn serve(current: &mut Current) {
     use platform::Exit;
     while current.before_guest() == Next::Resume {
         match current.resume() {
-            Exit::Syscall { number, args, .. } => {
-                let outcome = syscall::call(current, number, args);
+            Exit::Syscall { number, args, ip } => {
+                let judged = current.judge_call(number, args, ip);
+                let outcome = judged.unwrap_or_else(|| syscall::call(current, number, args));
                 current.finish_call(number, outcome);
             }
             Exit::Fault { addr, access } => current.handle_fault(addr, access),

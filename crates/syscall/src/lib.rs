@@ -26,6 +26,7 @@ mod poll;
 mod process;
 mod resource;
 mod sched;
+mod seccomp;
 mod signal;
 mod signalfd;
 mod socket;

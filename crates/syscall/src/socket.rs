@@ -262,6 +262,9 @@ pub(crate) fn read_filter(current: &Current, program: &[u8]) -> Result<Vec<u8>, 
         return Err(Errno::EINVAL);
     }
     let at = whole.get(8..).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes);
+    if at == 0 {
+        return Err(Errno::EINVAL);
+    }
     let mut bytes = vec![0; count * INSTRUCTION_LEN];
     current.memory().read_exact(at, &mut bytes)?;
     Ok(bytes)

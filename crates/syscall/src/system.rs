@@ -188,8 +188,9 @@ pub fn prctl(current: &mut Current, option: i32, a: u64, b: u64, c: u64, d: u64)
             Ok(0)
         }
         16 => Ok(UserRef::<[u8; 16]>::at(a).write(current, &current.task().comm()).map(|()| 0)?),
-        // PR_GET_SECCOMP: none.
-        21 => Ok(0),
+        // PR_GET_SECCOMP, PR_SET_SECCOMP
+        21 => Ok(i64::from(current.seccomp().number())),
+        22 => crate::seccomp::set_by_prctl(current, a, b),
         // PR_CAPBSET_READ, PR_CAPBSET_DROP
         23 if a <= 40 => Ok(i64::from(current.credentials().bounding.has(Capability(a as u32)))),
         24 if a <= 40 => {

@@ -2,8 +2,8 @@
 
 use crate::args::{Answer, Argument, Fd, UserAddr, UserRef};
 use crate::{
-    credentials, descriptor, events, exec, file, futex, lock, memory, mount, path, pidfd, poll, process, resource, sched, signal, signalfd,
-    socket, splice, system, sysv, time, timer, unimplemented, xattr,
+    credentials, descriptor, events, exec, file, futex, lock, memory, mount, path, pidfd, poll, process, resource, sched, seccomp, signal,
+    signalfd, socket, splice, system, sysv, time, timer, unimplemented, xattr,
 };
 use abi::{AltStack, Errno, Itimerspec, Itimerval, Rlimit, Rusage, SigAction, Timespec, Timeval};
 use task::{Current, Outcome};
@@ -310,6 +310,7 @@ table! {
     314 => sched::sched_setattr(pid: i32, attr: UserRef<sched::SchedAttr>, flags: u32);
     315 => sched::sched_getattr(pid: i32, attr: UserRef<sched::SchedAttr>, size: u32, flags: u32);
     316 => path::renameat2(from_dir: i32, from: UserAddr, to_dir: i32, to: UserAddr, flags: u32);
+    317 => seccomp::seccomp(operation: u32, flags: u64, argument: u64);
     318 => system::getrandom(to: UserAddr, len: usize, flags: u32);
     319 => events::memfd_create(name: UserAddr, flags: u32);
     322 => exec::execveat(dir: i32, path: UserAddr, argv: u64, envp: u64, flags: u32);
@@ -360,7 +361,6 @@ absent! {
     298 => perf_event_open ENOSYS;
     300 => fanotify_init ENOSYS;
     313 => finit_module ENOSYS;
-    317 => seccomp ENOSYS;
     320 => kexec_file_load ENOSYS;
     321 => bpf ENOSYS;
     323 => userfaultfd ENOSYS;

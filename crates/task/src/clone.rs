@@ -205,6 +205,8 @@ impl Current {
         task.timer_slack_ns.store(self.task().timer_slack_ns.load(Ordering::Relaxed), Ordering::Relaxed);
         task.policy.store(self.task().policy.load(Ordering::Relaxed), Ordering::Relaxed);
         task.priority.store(self.task().priority.load(Ordering::Relaxed), Ordering::Relaxed);
+        let seccomp = self.task().seccomp.lock().clone();
+        *task.seccomp.lock() = seccomp;
         let mut table = system.table();
         if is_thread {
             if !process.signals().add_thread(tid, signals) {

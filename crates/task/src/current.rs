@@ -34,6 +34,8 @@ pub struct Current {
     pub(crate) restart_block: Option<RestartBlock>,
     pub(crate) call: Option<Call>,
     pub(crate) exiting: Option<WaitStatus>,
+    /// The task's own record, at hand for every call.
+    pub(crate) seccomp: crate::seccomp::Mode,
     /// Frames that the host's own run of a mapping call takes away, kept until the thread stops again.
     pub(crate) deferred: Option<mm::Deferred>,
 }
@@ -41,7 +43,9 @@ pub struct Current {
 impl Current {
     pub(crate) fn new(task: Arc<Task>, thread: Box<dyn GuestThread>, r: Shared) -> Current {
         let credentials = task.credentials();
+        let seccomp = task.seccomp.lock().clone();
         Current {
+            seccomp,
             task,
             thread,
             memory: r.memory,

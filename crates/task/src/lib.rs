@@ -21,6 +21,7 @@ pub mod mapped;
 mod pidfd;
 pub mod process;
 pub mod run;
+pub mod seccomp;
 pub mod signal;
 pub mod system;
 pub mod task;

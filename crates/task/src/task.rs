@@ -83,6 +83,9 @@ pub struct Task {
     /// Address to clear and wake when the thread ends; 0: none.
     pub clear_child_tid: AtomicU64,
     robust_list: AtomicU64,
+    pub seccomp: SpinLock<crate::seccomp::Mode>,
+    /// Another thread changed it.
+    pub(crate) seccomp_changed: AtomicBool,
     pub(crate) vfork: SpinLock<Option<Arc<VforkDone>>>,
     /// It runs guest code now.
     pub in_guest: AtomicBool,
@@ -118,6 +121,8 @@ impl Task {
             comm: SpinLock::new(comm),
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            seccomp: SpinLock::default(),
+            seccomp_changed: AtomicBool::new(false),
             vfork: SpinLock::new(None),
             in_guest: AtomicBool::new(false),
             usage: Usage::default(),
