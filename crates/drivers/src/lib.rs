@@ -1,4 +1,4 @@
-//! Guest devices over the platform's traits: consoles and serial lines, pseudoterminals and disks so far; network transports and watchdog join
+//! Guest devices over the platform's traits: consoles and serial lines, pseudoterminals, disks and network interfaces so far; the watchdog joins
 //! them.
 //!
 //! What it is not: line discipline, disk formats or protocols (each a library below), or tasks: who calls, and how a process group is signalled,
@@ -7,6 +7,7 @@
 
 pub mod devpts;
 pub mod lines;
+pub mod net;
 pub mod ports;
 pub mod pty;
 pub mod stream;

@@ -47,12 +47,13 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     let devtmpfs = Devtmpfs::new(machine.vfs).map_err(failed("devtmpfs could not be made"))?;
     let cgroupfs = CgroupFs::new(machine.system);
     let _ = machine.cgroups.set(cgroupfs.clone());
+    let sysfs = Sysfs::new(machine.vfs);
     for kind in [
         Arc::new(TmpfsType::TMPFS) as Arc<dyn vfs::FileSystemType>,
         Arc::new(TmpfsType::RAMFS),
         devtmpfs.clone(),
         proc,
-        Sysfs::new(machine.vfs),
+        sysfs.clone(),
         cgroupfs,
     ] {
         machine.vfs.register_type(kind);
@@ -64,6 +65,7 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     DevPtsType::register(machine.vfs, machine.jobs.clone()).map_err(failed("the pseudoterminals could not be made"))?;
     let consoles = console::make(machine, config).map_err(failed("the console could not be opened"))?;
     crate::disks::make(machine, config);
+    crate::network::make(machine, config, &sysfs);
     if !config.disks.is_empty() || matches!(config.root, Root::Device(_)) {
         crate::flusher::start(machine).map_err(failed("write-back to the disks could not be started"))?;
     }

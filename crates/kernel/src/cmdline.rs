@@ -43,6 +43,8 @@ pub struct CommandLine {
     pub serial_cooked: bool,
     /// Disks as given: `("a", "r", "file")`.
     pub disks: Vec<(String, String, String)>,
+    /// Network interfaces as given: `eth0=mcast`.
+    pub interfaces: Vec<String>,
     /// `ubd=sync`: every write is on the host's disk before it completes.
     pub disks_synchronous: bool,
     pub console_loglevel: u8,
@@ -93,6 +95,7 @@ impl Default for CommandLine {
             xterm: None,
             serial_cooked: false,
             disks: Vec::new(),
+            interfaces: Vec::new(),
             disks_synchronous: false,
             console_loglevel: 7,
             panic_timeout_s: 0,
@@ -118,7 +121,6 @@ const NOT_YET: &[&str] = &[
     "fake_ide",
     "udb",
     "uml_dir_symlink",
-    "eth*",
     "vec*",
     "mconsole",
     "tty_log_fd",
@@ -132,6 +134,9 @@ const NOT_YET: &[&str] = &[
     "kgdboc",
     "kgdb_con",
 ];
+
+/// Network interfaces, which read their own settings.
+const INTERFACES: &[&str] = &["eth*"];
 
 /// Options that ask for what is always so here, or for a mechanism that we do not use.
 const NO_MATTER: &[&str] = &[
@@ -238,6 +243,7 @@ impl CommandLine {
             "noreboot" => self.no_reboot = true,
             "ssl-non-raw" => self.serial_cooked = true,
             "earlyprintk" => self.early_messages = true,
+            _ if listed(INTERFACES, argument) => self.interfaces.push(argument.to_owned()),
             _ => match argument.split_once('=') {
                 Some((name, value)) => return self.assignment(argument, name, value),
                 None if listed(NO_MATTER, argument) => {}
@@ -432,7 +438,8 @@ mod tests {
 
     #[test]
     fn disks_and_consoles_keep_unit_and_flags() {
-        let line = parse("ubd0rd=x ubda=cow,back con0=fd:0,fd:1 con=null ssl3=pts ubd12s=y").unwrap();
+        let line = parse("ubd0rd=x ubda=cow,back con0=fd:0,fd:1 con=null ssl3=pts ubd12s=y eth0=mcast eth1 ether=x").unwrap();
+        assert_eq!((line.interfaces, line.init_env), (vec!["eth0=mcast".into(), "eth1".into()], vec!["ether=x".into()]));
         let disks: Vec<_> = line.disks.iter().map(|(u, f, v)| (u.as_str(), f.as_str(), v.as_str())).collect();
         assert_eq!(disks, [("0", "rd", "x"), ("a", "", "cow,back"), ("12", "s", "y")]);
         assert_eq!(line.consoles.len(), 3);
@@ -457,8 +464,8 @@ mod tests {
 
     #[test]
     fn options_that_we_lack_are_named_and_boot_goes_on() {
-        let line = parse("eth0=mcast dsp=/dev/dsp mode=tt seccomp=off").unwrap();
-        assert!(line.remarks.iter().any(|r| r == "eth0: not supported yet"));
+        let line = parse("vec0:transport=gre dsp=/dev/dsp mode=tt seccomp=off").unwrap();
+        assert!(line.remarks.iter().any(|r| r == "vec0:transport: not supported yet"));
         assert!(line.remarks.iter().any(|r| r == "dsp: not supported yet"));
         assert!(line.init_env.is_empty() && line.remarks.len() == 4);
     }

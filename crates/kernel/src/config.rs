@@ -26,6 +26,8 @@ pub struct Config {
     pub console_loglevel: u8,
     /// Disks, as the command line has them: unit, flags and what follows `=`.
     pub disks: Vec<(String, String, String)>,
+    /// Network interfaces, as the command line has them: `eth0=mcast`.
+    pub interfaces: Vec<String>,
     /// `ubd=sync`.
     pub disks_synchronous: bool,
     /// Type and options of the root file system on a device (`rootfstype=`, `rootflags=`).
@@ -127,6 +129,7 @@ impl Default for Config {
             lines: LineConfig::default(),
             console_loglevel: 0,
             disks: Vec::new(),
+            interfaces: Vec::new(),
             disks_synchronous: false,
             root_type: None,
             root_flags: String::new(),
@@ -179,6 +182,7 @@ impl Config {
             lines: LineConfig::from_command_line(line),
             console_loglevel: line.console_loglevel,
             disks: line.disks.clone(),
+            interfaces: line.interfaces.clone(),
             disks_synchronous: line.disks_synchronous,
             root_type: line.root_fstype.clone(),
             root_flags: line.root_flags.clone().unwrap_or_default(),

@@ -12,6 +12,7 @@ mod disks;
 mod flusher;
 mod hosttree;
 mod machine;
+mod network;
 mod procfs;
 mod run;
 mod sigio;

@@ -137,6 +137,32 @@ impl Core {
         Ok(())
     }
 
+    /// Gives an interface another name; see [`crate::interface::Interfaces::add`]. EBUSY while it is up.
+    pub fn rename(&mut self, id: InterfaceId, name: &str) -> Result<(), Errno> {
+        let interface = self.interfaces.get(id).ok_or(Errno::ENODEV)?;
+        if interface.name == name {
+            return Ok(());
+        }
+        if interface.up {
+            return Err(Errno::EBUSY);
+        }
+        let name = self.interfaces.free_name(name)?;
+        if let Some(interface) = self.interfaces.get_mut(id) {
+            interface.name = name;
+        }
+        self.event(Event::Link(id));
+        Ok(())
+    }
+
+    /// Sets how many frames may wait for a full device (`txqueuelen`).
+    pub fn set_queue_len(&mut self, id: InterfaceId, frames: i32) -> Result<(), Errno> {
+        let interface = self.interfaces.get_mut(id).ok_or(Errno::ENODEV)?;
+        // Frames are bounded by what sockets may hold anyway; this bounds those that are forwarded.
+        interface.queue_len = usize::try_from(frames).map_err(|_| Errno::ERANGE)?.min(10_000);
+        self.event(Event::Link(id));
+        Ok(())
+    }
+
     /// Adds an address. EEXIST when the interface has it, EADDRNOTAVAIL for one that no interface can have, ENOBUFS beyond
     /// [`MAX_ADDRESSES`].
     pub fn add_address(&mut self, id: InterfaceId, mut address: Address) -> Result<(), Errno> {
@@ -160,6 +186,9 @@ impl Core {
         }
         if let Some(interface) = self.interfaces.get_mut(id) {
             interface.addresses.push(address.clone());
+            if let IpAddr::V4(own) = own {
+                interface.link.address_added(own);
+            }
         }
         self.keep_house_at(address.valid_until_ns);
         if up {

@@ -370,7 +370,7 @@ impl Interfaces {
         Ok(id)
     }
 
-    fn free_name(&self, name: &str) -> Result<String, Errno> {
+    pub(crate) fn free_name(&self, name: &str) -> Result<String, Errno> {
         let valid = |name: &str| {
             !name.is_empty()
                 && name.len() < 16

@@ -1,4 +1,4 @@
-//! Consoles' and network interfaces' ends in the host.
+//! Consoles' ends in the host.
 
 use abi::Errno;
 use std::sync::Arc;
@@ -100,15 +100,5 @@ pub trait ConsoleListener: Send + Sync {
     /// A connection that came in. EAGAIN when there is none.
     fn accept(&self) -> Result<Arc<dyn HostChannel>, Errno>;
     /// Has `observer` told when connections come in.
-    fn observe(&self, observer: Arc<dyn Observer>);
-}
-
-/// A way for Ethernet frames to leave the machine.
-pub trait HostLink: Send + Sync {
-    /// Sends one frame; EAGAIN when the queue is full (the frame is dropped, as on a wire).
-    fn send(&self, frame: &[u8]) -> Result<(), Errno>;
-    /// Receives one frame, EAGAIN when none is there.
-    fn receive(&self, buffer: &mut [u8]) -> Result<usize, Errno>;
-    /// Has `observer` told when frames arrive.
     fn observe(&self, observer: Arc<dyn Observer>);
 }

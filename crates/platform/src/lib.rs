@@ -14,9 +14,11 @@ mod channel;
 pub mod fake;
 mod files;
 mod guest;
+mod link;
 mod network;
 
-pub use channel::{Blocking, ConsoleListener, HostChannel, HostChannels, HostLink, NewPty, TerminalMode, Way, Window, WindowSize};
+pub use channel::{Blocking, ConsoleListener, HostChannel, HostChannels, NewPty, TerminalMode, Way, Window, WindowSize};
 pub use files::{HostDir, HostDirEntry, HostFile, HostKind, HostMetadata, HostOpen, HostStatFs};
 pub use guest::{Access, Exit, GuestSpace, GuestThread, MapCommand, Platform, Protection, SpaceGone, Xstate};
+pub use link::{FRAME_HEADROOM, FrameChecksum, FrameSegments, HostFrame, HostLink, LinkOffload};
 pub use network::{HostDatagram, HostListener, HostNetwork, HostStream, Reach, SocketReady};

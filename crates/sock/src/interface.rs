@@ -25,9 +25,12 @@ const SIOCSIFNETMASK: u32 = 0x891c;
 const SIOCGIFMETRIC: u32 = 0x891d;
 const SIOCGIFMTU: u32 = 0x8921;
 const SIOCSIFMTU: u32 = 0x8922;
+const SIOCSIFNAME: u32 = 0x8923;
+const SIOCSIFHWADDR: u32 = 0x8924;
 const SIOCGIFHWADDR: u32 = 0x8927;
 const SIOCGIFINDEX: u32 = 0x8933;
 const SIOCGIFTXQLEN: u32 = 0x8942;
+const SIOCSIFTXQLEN: u32 = 0x8943;
 const SIOCGIFMAP: u32 = 0x8970;
 
 /// Bytes of a name in `struct ifreq`, and of all of it.
@@ -48,7 +51,8 @@ pub(crate) const ARPHRD_LOOPBACK: u16 = 772;
 pub(crate) const ARPHRD_NONE: u16 = 0xfffe;
 
 /// `ifi_flags`. The bits above 16 do not fit an ifreq.
-pub(crate) fn flags(interface: &Interface) -> u32 {
+#[must_use]
+pub fn flags(interface: &Interface) -> u32 {
     let mut flags = 0;
     for (set, bits) in [
         (interface.up, IFF_UP),
@@ -66,7 +70,8 @@ pub(crate) fn flags(interface: &Interface) -> u32 {
 }
 
 /// `ARPHRD_*`.
-pub(crate) fn hardware(interface: &Interface) -> u16 {
+#[must_use]
+pub fn hardware(interface: &Interface) -> u16 {
     use net::link::Medium;
     match interface.capabilities().medium {
         Medium::Loopback => ARPHRD_LOOPBACK,
@@ -155,6 +160,19 @@ fn change(network: &Network, id: InterfaceId, command: u32, union: &[u8]) -> Res
         }
         // The stack takes the last address of the prefix.
         SIOCSIFBRDADDR => Ok(()),
+        SIOCSIFHWADDR => {
+            let family = u16::from_ne_bytes([word[0], word[1]]);
+            if stack.interfaces.get(id).is_none_or(|interface| hardware(interface) != family) {
+                return Err(Errno::EINVAL);
+            }
+            let mac = union.get(2..8).and_then(|b| b.try_into().ok()).ok_or(Errno::EINVAL)?;
+            stack.set_mac(id, MacAddress(mac))
+        }
+        SIOCSIFTXQLEN => stack.set_queue_len(id, i32::from_ne_bytes(word)),
+        SIOCSIFNAME => {
+            let name = union.split(|b| *b == 0).next().and_then(|name| std::str::from_utf8(name).ok()).ok_or(Errno::EINVAL)?;
+            stack.rename(id, name)
+        }
         _ => Err(Errno::ENOTTY),
     })
 }
@@ -186,9 +204,17 @@ fn list(network: &Network, caller: &IoctlCaller<'_>, argument: u64) -> SysResult
     Ok(0)
 }
 
+/// Whether a command changes something, which needs CAP_NET_ADMIN.
+fn is_change(command: u32) -> bool {
+    matches!(
+        command,
+        SIOCSIFFLAGS | SIOCSIFMTU | SIOCSIFADDR | SIOCSIFNETMASK | SIOCSIFBRDADDR | SIOCSIFHWADDR | SIOCSIFTXQLEN | SIOCSIFNAME
+    )
+}
+
 /// Whether a command is about interfaces.
 pub(crate) fn is_for_interfaces(command: u32) -> bool {
-    (SIOCGIFNAME..=SIOCGIFTXQLEN).contains(&command) || command == SIOCGIFMAP
+    (SIOCGIFNAME..=SIOCSIFTXQLEN).contains(&command) || command == SIOCGIFMAP
 }
 
 /// An ioctl on interfaces. ENOTTY for one that is not here; ENODEV for an interface that is not there.
@@ -209,7 +235,7 @@ pub(crate) fn ioctl(network: &Network, caller: &IoctlCaller<'_>, command: u32, a
     let wanted = name.split(|b| *b == 0 || *b == b':').next().unwrap_or_default().to_vec();
     let wanted = String::from_utf8(wanted).map_err(|_| Errno::ENODEV)?;
     let id = network.look(|stack| stack.interfaces.by_name(&wanted).map(|i| i.id)).ok_or(Errno::ENODEV)?;
-    if matches!(command, SIOCSIFFLAGS | SIOCSIFMTU | SIOCSIFADDR | SIOCSIFNETMASK | SIOCSIFBRDADDR) {
+    if is_change(command) {
         caller.credentials.require(Capability::NET_ADMIN)?;
         change(network, id, command, union)?;
         return Ok(0);

@@ -24,7 +24,9 @@ mod sockets;
 mod tests;
 mod unix;
 
+pub use interface::{flags as interface_flags, hardware as hardware_type};
 pub use message::{Control, Identity, MessageFlags, ReceiveRequest, Received, SendRequest, Ucred};
+pub use network::{Network, Subscriber};
 pub use options::Options;
 pub use patience::Patience;
 pub use protocol::{Call, How};

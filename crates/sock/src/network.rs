@@ -7,7 +7,8 @@
 
 use abi::Errno;
 use net::config::Config;
-use net::{Ready, SocketId, Stack};
+use net::link::Link;
+use net::{Event, InterfaceId, Ready, SocketId, Stack};
 use ram::{Charge, Ram};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,19 +22,23 @@ const CHARGE_STEP: usize = 64 << 10;
 /// No call is due.
 const NEVER: u64 = u64::MAX;
 
+/// Hears of what happened to interfaces, addresses, routes and neighbours. No lock is held meanwhile.
+pub type Subscriber = Box<dyn Fn(&[Event]) + Send + Sync>;
+
 /// See the module. One per machine.
-pub(crate) struct Network {
+pub struct Network {
     stack: SpinLock<Stack>,
     waiters: SpinLock<HashMap<SocketId, Weak<WaitQueue>>>,
     timer: OnceLock<Timer>,
     armed_at: AtomicU64,
+    subscribers: SpinLock<Vec<Arc<Subscriber>>>,
     ram: &'static Ram,
     charge: SpinLock<Option<Charge>>,
 }
 
 impl Network {
     /// A network with nothing but `lo`, which is down.
-    pub fn new(ram: &'static Ram, key: [u64; 2]) -> &'static Network {
+    pub(crate) fn new(ram: &'static Ram, key: [u64; 2]) -> &'static Network {
         let mut config = Config::default();
         config.memory_max = config.memory_max.min(ram.frames() * abi::PAGE_SIZE / 8);
         let network: &'static Network = Box::leak(Box::new(Network {
@@ -41,6 +46,7 @@ impl Network {
             waiters: SpinLock::default(),
             timer: OnceLock::new(),
             armed_at: AtomicU64::new(NEVER),
+            subscribers: SpinLock::default(),
             ram,
             charge: SpinLock::new(None),
         }));
@@ -62,7 +68,7 @@ impl Network {
 
     /// Changes the stack, moves packets, and wakes those who can go on.
     pub fn with<R>(&self, change: impl FnOnce(&mut Stack) -> R) -> R {
-        let (result, ready, next) = {
+        let (result, ready, changes, next) = {
             let mut stack = self.stack.lock();
             stack.set_now(sync::monotonic_ns());
             let result = change(&mut stack);
@@ -74,7 +80,7 @@ impl Network {
                     break;
                 }
             }
-            (result, stack.take_ready(), next)
+            (result, stack.take_ready(), stack.take_events(), next)
         };
         for (id, ready) in ready {
             let queue = self.waiters.lock().get(&id).and_then(Weak::upgrade);
@@ -85,7 +91,33 @@ impl Network {
         if let Some(at) = next {
             self.call_at(at);
         }
+        if !changes.is_empty() {
+            let subscribers = self.subscribers.lock().clone();
+            subscribers.iter().for_each(|subscriber| subscriber(&changes));
+        }
         result
+    }
+
+    /// Has `subscriber` told of changes from now on.
+    pub fn subscribe(&self, subscriber: Subscriber) {
+        self.subscribers.lock().push(Arc::new(subscriber));
+    }
+
+    /// Adds an interface, down and without addresses. EEXIST, EINVAL for its name.
+    pub fn attach(&self, name: &str, link: Box<dyn Link>) -> Result<InterfaceId, Errno> {
+        self.with(|stack| stack.add_link(name, link))
+    }
+
+    /// Takes an interface away that is down. EBUSY when it is up, ENODEV when it is not there.
+    pub fn detach(&self, id: InterfaceId) -> Result<(), Errno> {
+        let gone = self.with(|stack| match stack.interfaces.get(id) {
+            None => Err(Errno::ENODEV),
+            Some(interface) if interface.up => Err(Errno::EBUSY),
+            Some(_) => stack.remove_link(id).ok_or(Errno::ENODEV),
+        })?;
+        // Its end may take a while: not under the stack's lock.
+        drop(gone);
+        Ok(())
     }
 
     /// Sees that packets are moved at `at_ns` at the latest. A call that comes too early costs nothing but itself.
@@ -98,17 +130,17 @@ impl Network {
     }
 
     /// Where those wait who want to know of a socket.
-    pub fn watch(&self, id: SocketId) -> Arc<WaitQueue> {
+    pub(crate) fn watch(&self, id: SocketId) -> Arc<WaitQueue> {
         let queue = Arc::new(WaitQueue::new());
         self.waiters.lock().insert(id, Arc::downgrade(&queue));
         queue
     }
-    pub fn unwatch(&self, id: SocketId) {
+    pub(crate) fn unwatch(&self, id: SocketId) {
         self.waiters.lock().remove(&id);
     }
 
     /// Charges what sockets hold now. The stack bounds that by itself; when RAM has no room for it, it takes no more. May sleep.
-    pub fn settle(&self) {
+    pub(crate) fn settle(&self) {
         let held = self.look(|stack| stack.memory_bytes);
         let charged = self.charge.lock().as_ref().map_or(0, Charge::len_bytes);
         if held + CHARGE_STEP < charged / 2 {

@@ -54,7 +54,7 @@ impl Sockets {
         self.world.identity()
     }
     /// The network, made when first asked for.
-    pub(crate) fn network(&self) -> &'static Network {
+    pub fn network(&self) -> &'static Network {
         self.network.get_or_init(|| {
             let mut key = [[0; 8]; 2];
             key.iter_mut().for_each(|half| self.world.random(half));

@@ -40,5 +40,6 @@ mod unimplemented;
 mod xattr;
 
 pub use args::{Fd, UserAddr, UserPath, UserRef};
+pub use socket::of_machine as sockets;
 pub use table::{call, name};
 pub use unimplemented::counts as unimplemented_counts;

@@ -83,10 +83,14 @@ impl World for Machine {
     }
 }
 
-/// The machine's sockets.
-fn sockets(current: &Current) -> &'static Sockets {
-    let system = current.system();
+/// The machine's sockets, and its network.
+#[must_use]
+pub fn of_machine(system: &'static System) -> &'static Sockets {
     Sockets::of(system.vfs, || Box::new(Machine(system)))
+}
+
+fn sockets(current: &Current) -> &'static Sockets {
+    of_machine(current.system())
 }
 
 /// A descriptor's file, which is a socket. EBADF, ENOTSOCK.

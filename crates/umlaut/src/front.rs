@@ -1,6 +1,7 @@
 //! The front end's command line.
 
 use clap::{Args, Parser, Subcommand};
+use kernel::cmdline::CommandLine;
 use kernel::{Config, HostTree, Program, Root, Streams};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +43,9 @@ struct Machine {
     /// Virtual processors [default: as many as this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=kernel::MAX_CPUS as i64))]
     cpus: Option<u16>,
+    /// Add a device in the words of linux: eth0=daemon,,unix,/tmp/uml.ctl
+    #[arg(long, value_name = "SETTING", value_parser = device)]
+    device: Vec<String>,
     /// Set a variable of the environment
     #[arg(long, value_name = "K=V", value_parser = assignment)]
     env: Vec<String>,
@@ -65,6 +69,14 @@ fn size(text: &str) -> Result<u64, String> {
         return Err(format!("too little; a machine needs at least {}M", kernel::cmdline::LEAST_MEM >> 20));
     }
     Ok(bytes)
+}
+
+/// A network interface, so far.
+fn device(text: &str) -> Result<String, String> {
+    match CommandLine::parse(&[text.to_owned()]) {
+        Ok(line) if line.interfaces.len() == 1 => Ok(text.to_owned()),
+        _ => Err("not a device; give a network interface, such as eth0=mcast".into()),
+    }
 }
 
 fn assignment(text: &str) -> Result<String, String> {
@@ -123,6 +135,7 @@ fn start(machine: Machine, command: Option<Vec<std::ffi::OsString>>) -> ExitCode
             search_path: true,
         },
         streams: Streams::Standard,
+        interfaces: machine.device,
         ..Config::default()
     };
     kernel::start(config).as_run()

@@ -75,6 +75,8 @@ pub trait Link: Send {
     fn set_mac(&mut self, _mac: MacAddress) -> Result<(), Errno> {
         Err(Errno::EOPNOTSUPP)
     }
+    /// The interface has got an IPv4 address. A device that has no hardware address yet may make one of it.
+    fn address_added(&mut self, _address: core::net::Ipv4Addr) {}
     /// The MTU it starts with, in bytes behind the link header.
     fn default_mtu(&self) -> u32 {
         1500
