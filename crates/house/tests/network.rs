@@ -1,0 +1,202 @@
+//! Machines that talk to each other, by every transport that needs no privileges.
+#![forbid(unsafe_code)]
+
+use house::machine::{Line, Programs, Running};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(90);
+/// What crosses the network in one direction.
+const BULK_BYTES: usize = 16 << 20;
+
+fn programs() -> &'static Programs {
+    static BUILT: OnceLock<Programs> = OnceLock::new();
+    BUILT.get_or_init(|| Programs::build().unwrap())
+}
+
+/// A directory of one test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = house::repository().join("target/guest-tests").join(format!("network-{name}"));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+}
+
+/// A switch that runs until the test ends.
+struct Switch {
+    child: Child,
+    control: PathBuf,
+}
+
+impl Switch {
+    fn start(program: &Path, scratch: &Scratch, name: &str) -> Switch {
+        let control = scratch.0.join(name);
+        let mut command = Command::new(program);
+        command.arg("-unix").arg(&control).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let switch = Switch { child: command.spawn().unwrap(), control };
+        let until = Instant::now() + LIMIT;
+        while std::os::unix::net::UnixStream::connect(&switch.control).is_err() {
+            assert!(Instant::now() < until, "the switch does not serve");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        switch
+    }
+
+    fn device(&self, unit: u32) -> String {
+        format!("eth{unit}=daemon,,unix,{}", self.control.display())
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Our switch, built beside the program.
+fn our_switch() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            let directory = programs().linux.parent().unwrap().to_path_buf();
+            if std::env::var_os("UMLAUT_PROGRAMS").is_none() {
+                let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+                cargo.current_dir(house::repository()).args(["build", "--quiet", "-p", "tools", "--bin", "uml_switch"]);
+                if !cfg!(debug_assertions) {
+                    cargo.arg("--release");
+                }
+                assert!(cargo.status().unwrap().success());
+            }
+            directory.join("uml_switch")
+        })
+        .clone()
+}
+
+/// A machine that runs a script of busybox's shell, whose first line of output is to be `ready` if it goes on beside others.
+fn machine(devices: &[String], script: &str) -> Running {
+    let mut command = Command::new(&programs().umlaut);
+    command.args(["run", "--mem", "192M", "--cpus", "1", "--workdir", "/tmp"]);
+    for device in devices {
+        command.args(["--device", device]);
+    }
+    command.args(["--", "busybox", "sh", "-c", script]);
+    Running::start(&mut command).unwrap()
+}
+
+/// The output up to a line, or to its end.
+fn until(machine: &mut Running, wanted: &str) -> String {
+    let mut seen = String::new();
+    loop {
+        match machine.line(LIMIT) {
+            Line::Is(line) => {
+                seen += &format!("{line}\n");
+                if line == wanted {
+                    return seen;
+                }
+            }
+            Line::Ended if wanted.is_empty() => return seen,
+            other => panic!("waited for {wanted:?}: {other:?}\n{seen}"),
+        }
+    }
+}
+
+/// The last line that a command of the host says.
+fn host_says(command: &str) -> String {
+    let output = Command::new("sh").args(["-c", command]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+fn bulk() -> String {
+    format!("yes frames | head -c {BULK_BYTES}")
+}
+
+/// Two machines: pings, none lost, and a stream whose bytes arrive as they were sent.
+fn converse(first: &str, second: &str) {
+    let server = "ip addr add 10.9.0.2/24 dev eth0 && ip link set eth0 up && mkfifo /tmp/open && echo ready && nc -l -p 5000 <>/tmp/open | sha256sum";
+    let mut server = machine(&[second.to_owned()], server);
+    until(&mut server, "ready");
+    let client = format!(
+        "ip addr add 10.9.0.1/24 dev eth0 && ip link set eth0 up && cat /sys/class/net/eth0/address && ping -q -c 30 -A 10.9.0.2 && \
+         {} | nc 10.9.0.2 5000; ip -s link show eth0; echo ended",
+        bulk()
+    );
+    let mut client = machine(&[first.to_owned()], &client);
+    let said = until(&mut client, "ended");
+    assert!(said.contains("30 packets received, 0% packet loss"), "{said}");
+    assert_eq!(said.lines().next(), Some("fe:fd:0a:09:00:01"), "{said}");
+    let sum = until(&mut server, "");
+    assert_eq!(sum.trim_end(), host_says(&format!("{} | sha256sum", bulk())));
+}
+
+#[test]
+fn two_machines_talk_by_our_switch() {
+    let scratch = Scratch::new("ours");
+    let switch = Switch::start(&our_switch(), &scratch, "ctl");
+    converse(&switch.device(0), &switch.device(0));
+}
+
+#[test]
+fn two_machines_talk_by_debians_switch() {
+    let theirs = Path::new("/usr/bin/uml_switch");
+    if !theirs.exists() {
+        println!("skipped: uml_switch of uml-utilities is not installed");
+        return;
+    }
+    let scratch = Scratch::new("debian");
+    let switch = Switch::start(theirs, &scratch, "ctl");
+    converse(&switch.device(0), &switch.device(0));
+}
+
+#[test]
+fn two_machines_talk_by_a_multicast_group() {
+    // Each run has a port of its own, so that runs on one host do not meet.
+    let port = 20_000 + std::process::id() % 10_000;
+    let device = format!("eth0=mcast,,239.192.168.77,{port}");
+    converse(&device, &device);
+}
+
+#[test]
+fn two_machines_talk_by_datagrams_from_one_to_the_other() {
+    let port = 30_000 + std::process::id() % 10_000 * 2;
+    converse(&format!("eth0=ucast,,127.0.0.1,{port},{}", port + 1), &format!("eth0=ucast,,127.0.0.1,{},{port}", port + 1));
+}
+
+#[test]
+fn an_interface_loses_its_carrier_with_its_switch_and_finds_another_when_it_goes_up_again() {
+    let scratch = Scratch::new("carrier");
+    let switch = Switch::start(&our_switch(), &scratch, "ctl");
+    let script = "ip addr add 10.9.0.1/24 dev eth0; ip link set eth0 up; c=/sys/class/net/eth0/carrier
+        until grep -q 1 $c; do sleep 0.05; done; echo up
+        until grep -q 0 $c; do sleep 0.05; done; echo down
+        until ip link set eth0 down && ip link set eth0 up 2>/dev/null; do sleep 0.05; done
+        until grep -q 1 $c; do sleep 0.05; done; echo again";
+    let mut machine = machine(&[switch.device(0)], script);
+    until(&mut machine, "up");
+    drop(switch);
+    until(&mut machine, "down");
+    let _switch = Switch::start(&our_switch(), &scratch, "ctl");
+    until(&mut machine, "again");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_said_and_the_machine_runs_without_them() {
+    let script = "/usr/bin/dmesg | grep -c 'Netdevice 1 : mcast backend multicast address: 239.192.168.1:1102, TTL:1'; /usr/bin/dmesg; ls /sys/class/net; echo ended";
+    let devices = ["eth0=mcast,,10.0.0.1", "eth1=mcast", "eth1=mcast", "eth2=pcap,eth0", "eth3=pigeon"].map(str::to_owned);
+    let said = until(&mut machine(&devices, script), "ended");
+    for wanted in [
+        "mcast_setup - 10.0.0.1 is no multicast address",
+        "eth_setup - Couldn't parse '1=mcast' : Device already configured",
+        "pcap: not supported yet",
+        "eth: there is no transport 'pigeon'",
+    ] {
+        assert!(said.contains(wanted), "not said: {wanted}\n{said}");
+    }
+    assert!(said.starts_with("1\n") && said.contains("\neth1\nlo\n"), "{said}");
+}
