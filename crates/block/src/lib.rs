@@ -1,4 +1,4 @@
-//! Block devices: requests, partitions, RAM disks for tests.
+//! Block devices: partitions, statistics, RAM disks for tests.
 //!
 //! What it is not: a driver. `drivers::ubd` implements [`BlockDevice`] over host files; file systems and partitions consume it.
 #![forbid(unsafe_code)]
@@ -7,12 +7,12 @@ use abi::Errno;
 
 mod faulty;
 pub mod partitions;
-pub mod queue;
 mod ram_disk;
+pub mod statistics;
 
 pub use faulty::{FaultyDisk, Kept, UndurableWrite};
-pub use queue::Queue;
 pub use ram_disk::RamDisk;
+pub use statistics::Counted;
 
 /// Bytes in a sector, the unit of every position and length on a block device.
 pub const SECTOR_SIZE: usize = 512;
@@ -32,6 +32,17 @@ pub enum Durability {
 /// Calls block until done and may be made from several tasks at once. Writes that do not overlap may reach the medium in any order;
 /// [`BlockDevice::flush`] orders them: every write that completed before it began is durable when it returns.
 pub trait BlockDevice: Send + Sync {
+    /// A user comes: an open file, a mount, swap. The first one may make the device ready, as UML opens and locks a disk's file no sooner;
+    /// what that answers is the open's error. Reads and writes come between this and [`BlockDevice::release`] only. May sleep.
+    fn acquire(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+    /// A user of [`BlockDevice::acquire`] goes.
+    fn release(&self) {}
+    /// Takes over the size of what is behind, which may have grown.
+    fn look_again(&self) -> Result<(), Errno> {
+        Ok(())
+    }
     /// Size in sectors; may grow while the device is in use.
     fn sectors(&self) -> u64;
     /// Bytes that the medium writes at once, a multiple of 512 (`BLKSSZGET`).
@@ -54,15 +65,20 @@ pub trait BlockDevice: Send + Sync {
     }
     /// Makes these sectors read as zeroes.
     fn write_zeroes(&self, sector: u64, sectors: u64) -> Result<(), Errno> {
-        let zeroes = [0u8; 64 * SECTOR_SIZE];
-        let (mut at, end) = (sector, sector.checked_add(sectors).ok_or(Errno::EIO)?);
-        while at < end {
-            let count = (end - at).min(64);
-            self.write(at, &zeroes[..count as usize * SECTOR_SIZE], Durability::Cached)?;
-            at += count;
-        }
-        Ok(())
+        write_zeroes_by_hand(self, sector, sectors)
     }
+}
+
+/// Writes zeroes where a device has no better way.
+pub fn write_zeroes_by_hand(device: &(impl BlockDevice + ?Sized), sector: u64, sectors: u64) -> Result<(), Errno> {
+    let zeroes = [0u8; 64 * SECTOR_SIZE];
+    let (mut at, end) = (sector, sector.checked_add(sectors).ok_or(Errno::EIO)?);
+    while at < end {
+        let count = (end - at).min(64);
+        device.write(at, zeroes.get(..count as usize * SECTOR_SIZE).unwrap_or_default(), Durability::Cached)?;
+        at += count;
+    }
+    Ok(())
 }
 
 /// The byte range of a request on a device held in memory: EIO unless it is whole sectors and lies inside.

@@ -12,13 +12,14 @@
 //! Bits that are set between flushes live in memory only, at most some megabytes of them. Writes that were never flushed may therefore be
 //! lost when the process is killed, as on any disk with a write cache that loses power.
 //!
-//! Calls block the host thread that makes them.
+//! Calls block the host thread that makes them where the storage does. Several may be made at once: only a look at the bitmap and a flush wait for
+//! each other.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use abi::Errno;
 use block::{BlockDevice, Durability};
+use sync::{Mutex, Rank};
 
 use crate::bitmap::Bitmap;
 use crate::header::{Header, HeaderError, Layout};
@@ -49,23 +50,19 @@ pub struct Device<C, B> {
     flushing: Mutex<()>,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl<C: Storage, B: Storage> Device<C, B> {
     /// Joins a COW file, whose header was read, with the backing file that was found right for it. Reads nothing.
     pub fn new(cow: C, header: &Header, backing: B, access: Access) -> Result<Device<C, B>, HeaderError> {
         let layout = header.layout()?;
         // Versions 1 and 2 count too few bytes of bitmap for some sizes. A byte in the gap before the data is as good.
         let bitmap_len = layout.sectors.div_ceil(8).min(layout.data_offset - layout.bitmap_offset);
-        let bitmap = Mutex::new(Bitmap::new(bitmap_len));
-        Ok(Device { cow, backing, backing_len: header.size, layout, access, bitmap, flushing: Mutex::new(()) })
+        let bitmap = Mutex::ranked(Rank::DeviceMap, Bitmap::new(bitmap_len));
+        Ok(Device { cow, backing, backing_len: header.size, layout, access, bitmap, flushing: Mutex::ranked(Rank::Device, ()) })
     }
 
     /// How many sectors from `sector` on (at least one, at most `max`) have one owner, and whether it is the COW file.
     pub fn run(&self, sector: u64, max: u64) -> Result<(bool, u64), Errno> {
-        lock(&self.bitmap).run(sector, max, |offset, bytes| self.load_bitmap(offset, bytes))
+        self.bitmap.lock().run(sector, max, |offset, bytes| self.load_bitmap(offset, bytes))
     }
 
     /// Where the parts of the COW file lie.
@@ -123,7 +120,7 @@ impl<C: Storage, B: Storage> Device<C, B> {
     /// Makes sectors, whose data is written, the COW file's.
     fn own(&self, sectors: Range<u64>) -> Result<(), Errno> {
         let too_many = {
-            let mut bitmap = lock(&self.bitmap);
+            let mut bitmap = self.bitmap.lock();
             bitmap.set(sectors, |offset, bytes| self.load_bitmap(offset, bytes))?;
             bitmap.dirty_chunks() > MAX_DIRTY_CHUNKS
         };
@@ -131,15 +128,15 @@ impl<C: Storage, B: Storage> Device<C, B> {
     }
 
     fn flush_all(&self) -> Result<(), Errno> {
-        let _one_at_a_time = lock(&self.flushing);
-        let pieces = lock(&self.bitmap).begin_write_out();
+        let _one_at_a_time = self.flushing.lock();
+        let pieces = self.bitmap.lock().begin_write_out();
         let result = self.cow.sync().and_then(|()| {
             for piece in &pieces {
                 self.cow.write_at(self.layout.bitmap_offset + piece.offset, &piece.bytes)?;
             }
             if pieces.is_empty() { Ok(()) } else { self.cow.sync() }
         });
-        lock(&self.bitmap).end_write_out(pieces, result.is_ok());
+        self.bitmap.lock().end_write_out(pieces, result.is_ok());
         result
     }
 

@@ -1,12 +1,13 @@
 //! ubd: files of the host as disks.
 //!
-//! Here: the option's words ([`Spec`]), a host file as a [`BlockDevice`] ([`Disk`]), a COW file over its backing file ([`CowDisk`]).
+//! Here: the option's words ([`Spec`]), a host file as a [`BlockDevice`] ([`Disk`]), a COW file over its backing file ([`CowDisk`]), and the disk
+//! that is there all the time while these are opened and closed behind it ([`Unit`]).
 //!
 //! What it is not: opening and locking files, which needs the host; partitions (`block::partitions`); the device's node and cache
 //! (`fs::blockdev`).
 //!
-//! Always true: a disk never reaches beyond the file's length, rounded up to a sector, that it had when it was configured; what lies behind the
-//! file's end reads as zeroes, however the file changes meanwhile.
+//! Always true: a disk never reaches beyond the file's length, rounded up to a sector, that it had when it was opened or last looked at; what
+//! lies behind the file's end reads as zeroes, however the file changes meanwhile.
 //!
 //! Source: the documentation of User Mode Linux on `ubd`.
 
@@ -15,7 +16,7 @@ use block::{BlockDevice, Durability, SECTOR_SIZE};
 use cow::{Header, HeaderError, Storage};
 use platform::HostFile;
 use std::sync::Arc;
-use sync::{Mutex, Rank};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// `ubd` in `/proc/devices`.
 pub const MAJOR: u32 = 98;
@@ -23,6 +24,12 @@ pub const MAJOR: u32 = 98;
 pub const MINORS: u32 = 16;
 /// Disks that a machine can have.
 pub const DISKS: u32 = 16;
+/// Flags that one option may have.
+const FLAGS_MAX: usize = 6;
+
+mod unit;
+
+pub use unit::{HEADS, Opener, SECTORS_PER_TRACK, Unit};
 
 /// What `ubd<unit><flags>=<file>[(,|:)<backing>][(,|:)<serial>]` says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,22 +52,21 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// From the option's three parts. The reference's reason when it makes no sense.
-    pub fn parse(unit: &str, flags: &str, value: &str) -> Result<Spec, &'static str> {
-        let unit = match unit.as_bytes() {
-            [letter @ b'a'..=b'p'] => u32::from(letter - b'a'),
-            _ => {
-                let number = match unit.strip_prefix("0x") {
-                    Some(digits) => u32::from_str_radix(digits, 16),
-                    None if unit.len() > 1 && unit.starts_with('0') => u32::from_str_radix(unit, 8),
-                    None => unit.parse(),
-                };
-                number.map_err(|_| "Couldn't parse device number")?
-            }
-        };
+    /// From what follows `ubd`, on the command line or in the management console's `config`. The reference's reason when it makes no sense.
+    pub fn parse(setting: &str) -> Result<Spec, &'static str> {
+        let (unit, rest) = parse_unit(setting).ok_or("Couldn't parse device number")?;
         if unit >= DISKS {
             return Err("Device number out of range");
         }
+        let flags_len = rest.find(|c| !"rsdct".contains(c)).unwrap_or(rest.len());
+        let (flags, rest) = rest.split_at(flags_len);
+        if flags_len > FLAGS_MAX {
+            return Err(if rest.starts_with('=') { "Too many flags specified" } else { "Missing '='" });
+        }
+        let value = rest.strip_prefix('=').ok_or(match rest {
+            "" if !flags.is_empty() => "Missing '='",
+            _ => "Expected '=' or flag letter (r, s, c, t or d)",
+        })?;
         let mut names = value.splitn(3, [',', ':']);
         let file = names.next().unwrap_or_default().to_owned();
         let named = |name: Option<&str>| name.filter(|name| !name.is_empty()).map(str::to_owned);
@@ -70,7 +76,7 @@ impl Spec {
             return Err("No file name");
         }
         if has('d') && backing.is_some() {
-            return Err("Can't specify both 'd' and a backing file");
+            return Err("Can't specify both 'd' and a cow file");
         }
         Ok(Spec {
             unit,
@@ -85,11 +91,39 @@ impl Spec {
         })
     }
 
+    /// What `config ubda` answers: the file, or COW file and backing file.
+    #[must_use]
+    pub fn files(&self) -> String {
+        match &self.backing {
+            Some(backing) => format!("{},{backing}", self.file),
+            None => self.file.clone(),
+        }
+    }
+
     /// `ubda`.
     #[must_use]
     pub fn name(&self) -> String {
         disk_name(self.unit)
     }
+}
+
+/// The unit that a text begins with, a letter or a number as C has them, and the rest. A number too large for its type is out of range anyway.
+#[must_use]
+pub fn parse_unit(text: &str) -> Option<(u32, &str)> {
+    let first = text.chars().next()?;
+    if first.is_ascii_lowercase() {
+        // Beyond `p` it is no disk's letter.
+        let unit = u32::from(first) - u32::from('a');
+        return (unit < DISKS).then(|| (unit, text.get(1..).unwrap_or_default()));
+    }
+    let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) if digits.starts_with(|c: char| c.is_ascii_hexdigit()) => (digits, 16),
+        _ if first == '0' => (text, 8),
+        _ => (text, 10),
+    };
+    let len = digits.find(|c: char| !c.is_digit(radix)).unwrap_or(digits.len());
+    let (digits, rest) = digits.split_at(len);
+    (!digits.is_empty()).then(|| (u32::from_str_radix(digits, radix).unwrap_or(u32::MAX), rest))
 }
 
 /// `ubda` for unit 0.
@@ -112,22 +146,24 @@ fn read_padded(file: &dyn HostFile, offset: u64, buffer: &mut [u8]) -> Result<()
 /// A host file as a disk.
 pub struct Disk {
     file: Arc<dyn HostFile>,
-    sectors: u64,
+    sectors: AtomicU64,
     read_only: bool,
-    discards: bool,
+    /// What the host can do with this file, as far as it is known.
+    discards: AtomicBool,
+    zeroes: AtomicBool,
 }
 
 impl Disk {
     /// A disk of the file's size now.
     pub fn new(file: Arc<dyn HostFile>, read_only: bool, discards: bool) -> Result<Disk, Errno> {
-        let sectors = sectors_of(file.metadata()?.size_bytes);
-        Ok(Disk { file, sectors, read_only, discards })
+        let sectors = AtomicU64::new(sectors_of(file.metadata()?.size_bytes));
+        Ok(Disk { file, sectors, read_only, discards: AtomicBool::new(discards), zeroes: AtomicBool::new(discards) })
     }
 
     /// Byte offset of a request that lies inside. EIO.
     fn check(&self, sector: u64, len_bytes: u64) -> Result<u64, Errno> {
         let count = len_bytes / SECTOR_SIZE as u64;
-        let inside = len_bytes.is_multiple_of(SECTOR_SIZE as u64) && sector.checked_add(count).is_some_and(|end| end <= self.sectors);
+        let inside = len_bytes.is_multiple_of(SECTOR_SIZE as u64) && sector.checked_add(count).is_some_and(|end| end <= self.sectors());
         if inside { Ok(sector * SECTOR_SIZE as u64) } else { Err(Errno::EIO) }
     }
     fn check_write(&self, sector: u64, len_bytes: u64) -> Result<u64, Errno> {
@@ -136,8 +172,13 @@ impl Disk {
 }
 
 impl BlockDevice for Disk {
+    fn look_again(&self) -> Result<(), Errno> {
+        // A file that shrinks under its users keeps its size for them: what is gone reads as zeroes.
+        self.sectors.fetch_max(sectors_of(self.file.metadata()?.size_bytes), Ordering::Relaxed);
+        Ok(())
+    }
     fn sectors(&self) -> u64 {
-        self.sectors
+        self.sectors.load(Ordering::Relaxed)
     }
     fn is_read_only(&self) -> bool {
         self.read_only
@@ -160,7 +201,27 @@ impl BlockDevice for Disk {
     fn discard(&self, sector: u64, sectors: u64) -> Result<(), Errno> {
         let len = sectors.checked_mul(SECTOR_SIZE as u64).ok_or(Errno::EIO)?;
         let offset = self.check_write(sector, len)?;
-        if self.discards { self.file.punch(offset, len) } else { Err(Errno::EOPNOTSUPP) }
+        if self.discards.load(Ordering::Relaxed) {
+            let punched = self.file.punch(offset, len);
+            if punched == Err(Errno::EOPNOTSUPP) {
+                // The host's file system can't: nobody need ask again.
+                self.discards.store(false, Ordering::Relaxed);
+            }
+            punched
+        } else {
+            Err(Errno::EOPNOTSUPP)
+        }
+    }
+    fn write_zeroes(&self, sector: u64, sectors: u64) -> Result<(), Errno> {
+        let len = sectors.checked_mul(SECTOR_SIZE as u64).ok_or(Errno::EIO)?;
+        let offset = self.check_write(sector, len)?;
+        if self.zeroes.load(Ordering::Relaxed) {
+            match self.file.zero(offset, len) {
+                Err(Errno::EOPNOTSUPP) => self.zeroes.store(false, Ordering::Relaxed),
+                answer => return answer,
+            }
+        }
+        block::write_zeroes_by_hand(self, sector, sectors)
     }
 }
 
@@ -186,11 +247,8 @@ impl Storage for CowFile {
 }
 
 /// A COW file over its backing file as a disk.
-///
-/// One request at a time: the format's own locks are threads', and a task that waits for the host keeps its thread from nobody.
 pub struct CowDisk {
     device: cow::Device<CowFile, CowFile>,
-    requests: Mutex<()>,
     discards: bool,
 }
 
@@ -205,7 +263,7 @@ impl CowDisk {
     ) -> Result<CowDisk, HeaderError> {
         let access = if read_only { cow::device::Access::ReadOnly } else { cow::device::Access::ReadWrite };
         let device = cow::Device::new(CowFile(file), header, CowFile(backing), access)?;
-        Ok(CowDisk { device, requests: Mutex::ranked(Rank::Device, ()), discards })
+        Ok(CowDisk { device, discards })
     }
 }
 
@@ -217,27 +275,22 @@ impl BlockDevice for CowDisk {
         self.device.is_read_only()
     }
     fn read(&self, sector: u64, buffer: &mut [u8]) -> Result<(), Errno> {
-        let _one = self.requests.lock();
         self.device.read(sector, buffer)
     }
     fn write(&self, sector: u64, data: &[u8], durability: Durability) -> Result<(), Errno> {
-        let _one = self.requests.lock();
         self.device.write(sector, data, durability)
     }
     fn flush(&self) -> Result<(), Errno> {
-        let _one = self.requests.lock();
         self.device.flush()
     }
     fn discard(&self, sector: u64, sectors: u64) -> Result<(), Errno> {
         if !self.discards {
             return Err(Errno::EOPNOTSUPP);
         }
-        let _one = self.requests.lock();
         self.device.discard(sector, sectors)
     }
     fn write_zeroes(&self, sector: u64, sectors: u64) -> Result<(), Errno> {
-        let _one = self.requests.lock();
-        self.device.write_zeroes(sector, sectors)
+        if self.discards { self.device.write_zeroes(sector, sectors) } else { block::write_zeroes_by_hand(self, sector, sectors) }
     }
 }
 
@@ -253,28 +306,33 @@ mod tests {
 
     #[test]
     fn the_option_names_a_unit_files_and_flags() {
-        let spec = |unit, flags, value| Spec::parse(unit, flags, value);
-        let plain = spec("0", "", "root_fs").unwrap();
-        assert_eq!((plain.unit, plain.file.as_str(), plain.backing, plain.serial), (0, "root_fs", None, None));
-        let cow = spec("b", "rs", "cow:back,SER").unwrap();
+        let plain = Spec::parse("0=root_fs").unwrap();
+        assert_eq!((plain.unit, plain.file.as_str(), &plain.backing, &plain.serial), (0, "root_fs", &None, &None));
+        let cow = Spec::parse("brs=cow:back,SER").unwrap();
         assert_eq!((cow.unit, cow.file.as_str(), cow.backing.as_deref(), cow.serial.as_deref()), (1, "cow", Some("back"), Some("SER")));
         assert!(cow.read_only && cow.synchronous && !cow.shared && !cow.plain);
-        assert_eq!(spec("a", "", "img,,SER").unwrap().serial.as_deref(), Some("SER"));
-        assert_eq!(
-            (spec("0xf", "", "x").unwrap().unit, spec("017", "", "x").unwrap().unit, spec("p", "", "x").unwrap().name()),
-            (15, 15, "ubdp".into())
-        );
+        assert_eq!((cow.files().as_str(), plain.files().as_str()), ("cow,back", "root_fs"));
+        assert_eq!(Spec::parse("a=img,,SER").unwrap().serial.as_deref(), Some("SER"));
+        for (setting, unit) in [("0xf=x", 15), ("017=x", 15), ("p=x", 15), ("10=x", 10), ("0c=x", 0)] {
+            assert_eq!(Spec::parse(setting).unwrap().unit, unit, "{setting}");
+        }
     }
 
     #[test]
     fn what_makes_no_sense_is_refused_with_a_reason() {
-        for (unit, flags, value, reason) in [
-            ("99", "", "base2", "Device number out of range"),
-            ("q", "", "x", "Couldn't parse device number"),
-            ("0", "", "", "No file name"),
-            ("0", "d", "a,b", "Can't specify both 'd' and a backing file"),
+        for (setting, reason) in [
+            ("99=base2", "Device number out of range"),
+            ("99999999999999999999=x", "Device number out of range"),
+            ("q=x", "Couldn't parse device number"),
+            ("=x", "Couldn't parse device number"),
+            ("0=", "No file name"),
+            ("ad=a,b", "Can't specify both 'd' and a cow file"),
+            ("ax=a", "Expected '=' or flag letter (r, s, c, t or d)"),
+            ("a", "Expected '=' or flag letter (r, s, c, t or d)"),
+            ("ar", "Missing '='"),
+            ("arrrrrrrr=x", "Too many flags specified"),
         ] {
-            assert_eq!(Spec::parse(unit, flags, value), Err(reason));
+            assert_eq!(Spec::parse(setting), Err(reason), "{setting}");
         }
     }
 }

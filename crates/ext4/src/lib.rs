@@ -35,6 +35,7 @@ mod mapping;
 mod names;
 mod options;
 mod orphan;
+pub mod probe;
 mod space;
 mod superblock;
 mod xattr;

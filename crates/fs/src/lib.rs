@@ -16,6 +16,7 @@ mod listing;
 pub mod overlay;
 pub mod proc;
 pub mod signalfd;
+mod sysblock;
 pub mod sysfs;
 pub mod timerfd;
 pub mod tmpfs;

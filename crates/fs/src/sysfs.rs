@@ -4,6 +4,7 @@
 //!
 //! What it is not: a model of buses; every device is a virtual one.
 
+use crate::blockdev::BlockDev;
 use crate::kernfs::{FileSpec, Node, SYSFS_FILE_SIZE, parse};
 use abi::{Errno, PAGE_SIZE};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -113,15 +114,20 @@ impl Sysfs {
         tree.dir(&path);
         tree.file(&format!("{path}/dev"), 0o444, attribute(move || format!("{number}\n")));
         tree.file(&format!("{path}/uevent"), 0o644, self.uevent(info));
-        tree.link(&format!("{path}/subsystem"), &format!("../../../../class/{}", info.class));
+        let up = "../".repeat(path.split('/').count());
+        tree.link(&format!("{path}/subsystem"), &format!("{up}class/{}", info.class));
         tree.link(&format!("class/{}/{name}", info.class), &format!("../../{path}"));
         let by_number = match info.kind {
             DeviceKind::Char => "char",
             DeviceKind::Block => "block",
         };
         tree.link(&format!("dev/{by_number}/{number}"), &format!("../../{path}"));
-        if info.kind == DeviceKind::Block {
+        let dev = BlockDev::of(info);
+        if info.kind == DeviceKind::Block && dev.as_ref().is_none_or(|dev| dev.about().partition.is_none()) {
             tree.link(&format!("block/{name}"), &format!("../{path}"));
+        }
+        if let Some(dev) = dev {
+            crate::sysblock::describe(tree, &path, &dev);
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::cgroupfs::CgroupFs;
 use crate::config::{Config, End, Root, Streams};
 use crate::console;
+use crate::disks::Disks;
 use crate::machine::Machine;
 use crate::run;
 use crate::wiring::INFO;
@@ -16,7 +17,7 @@ use mm::AddressSpace;
 use std::path::Path as HostPath;
 use std::sync::Arc;
 use task::{Current, Shared};
-use vfs::{Caller, Credentials, FdTable, FileSystem, FileSystemType, FsContext, MountFlags, MountNamespace, OnExec, PathAt};
+use vfs::{Caller, Credentials, FdTable, FsContext, MountFlags, MountNamespace, OnExec, PathAt};
 
 /// The kernel's own view of files before there is a process.
 struct Start {
@@ -64,12 +65,12 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     }
     DevPtsType::register(machine.vfs, machine.jobs.clone()).map_err(failed("the pseudoterminals could not be made"))?;
     let consoles = console::make(machine, config).map_err(failed("the console could not be opened"))?;
-    crate::disks::make(machine, config);
+    let disks = crate::disks::make(machine, config);
     crate::network::make(machine, config, &sysfs);
-    if !config.disks.is_empty() || matches!(config.root, Root::Device(_)) {
+    if !config.program.search_path {
         crate::flusher::start(machine).map_err(failed("write-back to the disks could not be started"))?;
     }
-    let start = make_root(machine, config, &ext)?;
+    let start = make_root(machine, config, &disks, &ext)?;
     let caller = start.caller(machine);
     mount_at(&caller, b"/dev", b"devtmpfs", b"").map_err(failed("/dev could not be mounted"))?;
     if config.program.search_path {
@@ -132,7 +133,7 @@ fn make_rootfs(machine: &Machine) -> Result<Start, Errno> {
     Ok(Start { credentials: Arc::new(Credentials::root()), fs, namespace })
 }
 
-fn make_root(machine: &Machine, config: &Config, ext: &[Arc<ExtType>]) -> Result<Start, End> {
+fn make_root(machine: &Machine, config: &Config, disks: &Disks, ext: &[Arc<ExtType>]) -> Result<Start, End> {
     if let Root::HostTree(tree) = &config.root {
         let (fs, namespace) = crate::hosttree::mount(machine, config, tree)?;
         return Ok(Start { credentials: Arc::new(Credentials::root()), fs, namespace });
@@ -141,7 +142,7 @@ fn make_root(machine: &Machine, config: &Config, ext: &[Arc<ExtType>]) -> Result
     match &config.root {
         Root::Initramfs(archive) => unpack(machine, &start, archive)?,
         Root::HostDirectory(dir) => crate::hosttree::mount_directory(machine, &start.caller(machine), dir, config.root_read_only)?,
-        Root::Device(name) => mount_device_root(machine, &start.caller(machine), config, name, ext)?,
+        Root::Device(name) => crate::disks::root::mount(machine, disks, &start.caller(machine), config, name, ext)?,
         Root::HostTree(_) => {}
     }
     Ok(start)
@@ -160,42 +161,6 @@ fn unpack(machine: &Machine, start: &Start, archive: &HostPath) -> Result<(), En
             Err(End::NotStarted(format!("the initramfs {} can't be used: {error} (after {} entries)", archive.display(), done.entries)))
         }
     }
-}
-
-/// Mounts the root device over the root: read-only unless `rw`, as every Linux, since init checks it first.
-fn mount_device_root(machine: &Machine, caller: &Caller<'_>, config: &Config, name: &str, ext: &[Arc<ExtType>]) -> Result<(), End> {
-    let device = crate::disks::root_device(machine, name).ok_or_else(|| no_root(machine, name))?;
-    let mut flags = if config.root_read_only { MountFlags::RDONLY } else { MountFlags::empty() };
-    let wanted = |kind: &&Arc<ExtType>| config.root_type.as_deref().is_none_or(|types| types.split(',').any(|t| t == kind.name()));
-    let kind = ext.iter().find(wanted).ok_or_else(|| no_root(machine, name))?;
-    let mut mounted = kind.mount_device(machine.vfs, device, flags, config.root_flags.as_bytes());
-    if matches!(mounted, Err(Errno::EROFS | Errno::EACCES)) {
-        flags |= MountFlags::RDONLY;
-        mounted = kind.mount_device(machine.vfs, device, flags, config.root_flags.as_bytes());
-    }
-    let attach = |root: Arc<dyn FileSystem>| -> Result<(), Errno> {
-        let mount = machine.vfs.new_mount(root, b"/dev/root", flags)?;
-        caller.attach_new(&mount, &caller.fs.root())?;
-        let root = mount.root_path();
-        caller.fs.set_root(root.clone());
-        caller.fs.set_cwd(root);
-        Ok(())
-    };
-    mounted.and_then(|root| attach(root)).map_err(|_| no_root(machine, name))?;
-    let how = if flags.contains(MountFlags::RDONLY) { "readonly" } else { "read-write" };
-    machine.vfs.log.print(INFO, &format!("VFS: Mounted root ({} filesystem) {how} on device {device}.", kind.name()));
-    Ok(())
-}
-
-/// The reference's words for a root that is not there.
-fn no_root(machine: &Machine, name: &str) -> End {
-    let log = |text: &str| machine.vfs.log.print(0, text);
-    let name = if name.is_empty() { "98:0" } else { name };
-    log(&format!("VFS: Cannot open root device \"{name}\" or unknown-block(98,0)"));
-    log("Please append a correct \"root=\" boot option; here are the available partitions:");
-    let text = "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(98,0)";
-    log(text);
-    End::Panicked(text.into())
 }
 
 /// Mounts a file system of type `kind` with these options on a directory, which is made if need be.

@@ -3,6 +3,7 @@
 //! What is known is taken in; what is known to the reference and not here yet is said in one honest line and boot goes on; anything else goes to
 //! init, `name=value` as its environment and words as its arguments, as every Linux does.
 
+use crate::disks::root::Patience;
 use std::fmt;
 
 /// Bytes of RAM without `mem=`.
@@ -23,6 +24,8 @@ pub struct CommandLine {
     pub root: Option<String>,
     pub root_fstype: Option<String>,
     pub root_flags: Option<String>,
+    /// `rootdelay=`, `rootwait`.
+    pub root_patience: Patience,
     pub read_only: bool,
     pub initrd: Option<String>,
     pub init: Option<String>,
@@ -82,6 +85,7 @@ impl Default for CommandLine {
             root: None,
             root_fstype: None,
             root_flags: None,
+            root_patience: Patience::default(),
             read_only: true,
             initrd: None,
             init: None,
@@ -169,8 +173,6 @@ const NO_MATTER: &[&str] = &[
     "no_console_suspend",
     "printk.time",
     "ignore_loglevel",
-    "rootwait",
-    "rootdelay",
     "resume_offset",
     "fsck.mode",
     "fsck.repair",
@@ -240,6 +242,7 @@ impl CommandLine {
                 self.console_loglevel = 10;
                 self.remarks.push("'debug' is not necessary to gdb UML in skas mode - run\n'gdb linux'".into());
             }
+            "rootwait" => self.root_patience.wait_s = u64::MAX,
             "noreboot" => self.no_reboot = true,
             "ssl-non-raw" => self.serial_cooked = true,
             "earlyprintk" => self.early_messages = true,
@@ -278,6 +281,8 @@ impl CommandLine {
             "root" => self.root = own(),
             "rootfstype" => self.root_fstype = own(),
             "rootflags" => self.root_flags = own(),
+            "rootwait" => self.root_patience.wait_s = value.parse().unwrap_or(u64::MAX),
+            "rootdelay" => self.root_patience.delay_s = value.parse().unwrap_or(0),
             "initrd" => self.initrd = own(),
             "init" => self.init = own(),
             "rdinit" => self.rdinit = own(),

@@ -1,6 +1,7 @@
 //! What a machine is to be, and how it ended.
 
 use crate::cmdline::CommandLine;
+use crate::disks::root::Patience;
 use abi::WaitStatus;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +34,8 @@ pub struct Config {
     /// Type and options of the root file system on a device (`rootfstype=`, `rootflags=`).
     pub root_type: Option<String>,
     pub root_flags: String,
+    /// How long boot waits for the root device.
+    pub root_patience: Patience,
     /// Lines for the log before anything else.
     pub remarks: Vec<String>,
 }
@@ -132,6 +135,7 @@ impl Default for Config {
             interfaces: Vec::new(),
             disks_synchronous: false,
             root_type: None,
+            root_patience: Patience::default(),
             root_flags: String::new(),
             remarks: Vec::new(),
         }
@@ -185,6 +189,7 @@ impl Config {
             interfaces: line.interfaces.clone(),
             disks_synchronous: line.disks_synchronous,
             root_type: line.root_fstype.clone(),
+            root_patience: line.root_patience,
             root_flags: line.root_flags.clone().unwrap_or_default(),
             remarks: line.remarks.clone(),
         })

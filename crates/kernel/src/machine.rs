@@ -28,7 +28,6 @@ pub struct Machine {
     /// The files of control groups, once they are there.
     pub cgroups: Arc<OnceLock<Arc<CgroupFs>>>,
     /// What can be configured from outside while it runs: drivers register their kinds at boot.
-    #[allow(dead_code, reason = "the console that asks it comes with its socket")]
     pub configurable: Arc<mconsole::devices::Devices>,
 }
 

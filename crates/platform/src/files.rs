@@ -113,6 +113,11 @@ pub trait HostFile: Send + Sync {
     fn sync(&self, data_only: bool) -> Result<(), Errno>;
     /// Punches a hole. EOPNOTSUPP where the host's file system can't.
     fn punch(&self, offset: u64, len: u64) -> Result<(), Errno>;
+    /// Makes a range read as zeroes, its room kept. EOPNOTSUPP where the host's file system can't do that but by writing.
+    fn zero(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let _ = (offset, len);
+        Err(Errno::EOPNOTSUPP)
+    }
     /// Takes the fcntl lock on the whole file; with the holder's process number when somebody else has it.
     fn lock(&self, exclusive: bool) -> Result<(), (Errno, Option<i32>)>;
     fn set_mode(&self, mode: u32) -> Result<(), Errno>;

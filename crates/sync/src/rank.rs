@@ -8,6 +8,8 @@
 #[repr(u8)]
 pub enum Rank {
     // Sleeping locks.
+    /// Which devices of a kind there are, while one comes or goes.
+    Configuration,
     /// `s_vfs_rename_mutex`.
     Rename,
     /// The mount tree.
@@ -26,6 +28,8 @@ pub enum Rank {
     SleepingLeaf,
     /// A block device below file systems.
     Device,
+    /// What a block device looks up while it flushes: a COW file's bitmap.
+    DeviceMap,
     // Short locks.
     /// The process table.
     Processes,
@@ -51,7 +55,7 @@ impl Rank {
     /// Whether a lock of this rank may be held across a sleep.
     #[must_use]
     pub fn is_sleeping(self) -> bool {
-        self <= Rank::Device
+        self <= Rank::DeviceMap
     }
 }
 

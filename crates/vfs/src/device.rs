@@ -50,6 +50,8 @@ pub struct DeviceInfo {
     pub class: &'static str,
     /// More lines of uevents and `/sys/.../uevent`: `DEVTYPE=disk`.
     pub properties: Vec<(String, String)>,
+    /// Its directory below `/sys`, where it is not the one of a virtual device: `devices/platform/uml-blkdev.0/block/ubda`.
+    pub place: Option<String>,
     pub device: Arc<dyn Device>,
 }
 
@@ -57,12 +59,21 @@ impl DeviceInfo {
     /// A character device of a class, without more properties.
     #[must_use]
     pub fn char(number: DeviceNumber, name: &str, mode: u32, class: &'static str, device: Arc<dyn Device>) -> DeviceInfo {
-        DeviceInfo { kind: DeviceKind::Char, number, name: name.to_owned(), mode, class, properties: Vec::new(), device }
+        DeviceInfo { kind: DeviceKind::Char, number, name: name.to_owned(), mode, class, properties: Vec::new(), place: None, device }
     }
     /// A disk or partition.
     #[must_use]
     pub fn block(number: DeviceNumber, name: &str, mode: u32, device: Arc<dyn Device>) -> DeviceInfo {
-        DeviceInfo { kind: DeviceKind::Block, number, name: name.to_owned(), mode, class: "block", properties: Vec::new(), device }
+        DeviceInfo {
+            kind: DeviceKind::Block,
+            number,
+            name: name.to_owned(),
+            mode,
+            class: "block",
+            properties: Vec::new(),
+            place: None,
+            device,
+        }
     }
 }
 
@@ -70,7 +81,10 @@ impl DeviceInfo {
     /// Its directory below `/sys`, with a slash before it: `DEVPATH` of uevents. Names there have no slash.
     #[must_use]
     pub fn path(&self) -> String {
-        format!("/devices/virtual/{}/{}", self.class, self.name.replace('/', "!"))
+        match &self.place {
+            Some(place) => format!("/{place}"),
+            None => format!("/devices/virtual/{}/{}", self.class, self.name.replace('/', "!")),
+        }
     }
 }
 

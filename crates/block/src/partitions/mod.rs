@@ -57,6 +57,17 @@ impl fmt::Display for Guid {
     }
 }
 
+/// A UUID whose bytes lie in the order in which it is written, as file systems have theirs.
+#[must_use]
+pub fn uuid_text(bytes: &[u8; 16]) -> String {
+    let mut text = String::new();
+    for (at, byte) in bytes.iter().enumerate() {
+        text += if matches!(at, 4 | 6 | 8 | 10) { "-" } else { "" };
+        text += &format!("{byte:02x}");
+    }
+    text
+}
+
 /// What a part is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PartitionType {
@@ -195,6 +206,12 @@ impl Partition {
 }
 
 impl BlockDevice for Partition {
+    fn acquire(&self) -> Result<(), Errno> {
+        self.disk.acquire()
+    }
+    fn release(&self) {
+        self.disk.release();
+    }
     fn sectors(&self) -> u64 {
         self.sectors
     }

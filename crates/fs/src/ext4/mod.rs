@@ -12,7 +12,8 @@
 mod file;
 mod inode;
 
-use crate::blockdev::BlockDev;
+use crate::blockdev::{BlockDev, Hold};
+use ::ext4::probe::Generation;
 use ::ext4::{Event, Filesystem, Options, ROOT_INODE};
 use abi::Errno;
 use inode::ExtInode;
@@ -36,6 +37,15 @@ fn time(stamp: ::ext4::Timestamp) -> Timestamp {
     Timestamp { sec: stamp.seconds, nsec: stamp.nanoseconds }
 }
 
+/// Whether an image can be mounted as that type. The journal of an ext3 image is used under any name, as Linux's ext4 does.
+fn suits(type_name: &str, generation: Generation) -> bool {
+    match type_name {
+        "ext2" => generation != Generation::Ext4,
+        "ext3" => generation == Generation::Ext3,
+        _ => true,
+    }
+}
+
 /// A mounted image.
 pub struct ExtFs {
     vfs: &'static Vfs,
@@ -45,6 +55,8 @@ pub struct ExtFs {
     device_name: String,
     type_name: &'static str,
     root: SpinLock<Option<Arc<ExtInode>>>,
+    /// Keeps the device; given back when it is unmounted.
+    hold: SpinLock<Option<Hold>>,
     /// The inodes that somebody holds.
     inodes: SpinLock<HashMap<u32, Weak<ExtInode>>>,
     /// Those whose contents or times are not on their way to the disk yet.
@@ -67,7 +79,12 @@ impl ExtFs {
     ) -> Result<Arc<ExtFs>, Errno> {
         let info = vfs.devices.get(vfs::DeviceKind::Block, device).ok_or(Errno::ENXIO)?;
         let block_dev = BlockDev::of(&info).ok_or(Errno::ENXIO)?;
+        let hold = block_dev.hold()?;
         block_dev.invalidate()?;
+        let generation = ::ext4::probe::probe(&**block_dev.disk())?.map(|found| found.generation);
+        if generation.is_none_or(|generation| !suits(type_name, generation)) {
+            return Err(Errno::EINVAL);
+        }
         let complain = |text: String| vfs.log.print(ERROR, &format!("EXT4-fs ({}): {text}", info.name));
         let text = std::str::from_utf8(data).map_err(|_| Errno::EINVAL)?;
         let mut options = Options::default().parse(text).map_err(|error| {
@@ -87,6 +104,7 @@ impl ExtFs {
             device_name: info.name.to_string(),
             type_name,
             root: SpinLock::new(None),
+            hold: SpinLock::new(Some(hold)),
             inodes: SpinLock::default(),
             dirty: SpinLock::default(),
             unnamed: SpinLock::default(),
@@ -237,6 +255,8 @@ impl FileSystem for ExtFs {
             self.vfs.log.print(ERROR, &format!("EXT4-fs ({}): unmount: {error}", self.device_name));
         }
         self.tell_events();
+        let hold = self.hold.lock().take();
+        drop(hold);
     }
 }
 
@@ -248,11 +268,11 @@ pub struct ExtType {
 }
 
 impl ExtType {
-    /// The three types, which share their mounts.
+    /// The three types, which share their mounts, in the order in which Linux tries them.
     #[must_use]
     pub fn all() -> [Arc<ExtType>; 3] {
         let mounted: Arc<SpinLock<Vec<Weak<ExtFs>>>> = Arc::default();
-        ["ext4", "ext3", "ext2"].map(|name| Arc::new(ExtType { name, mounted: mounted.clone() }))
+        ["ext3", "ext2", "ext4"].map(|name| Arc::new(ExtType { name, mounted: mounted.clone() }))
     }
 
     /// Mounts a device by number: what mount(2) does after it found the node, and the kernel for its root.

@@ -1,6 +1,7 @@
 //! Files of `/proc` about the machine as a whole. Each is a closure; what this crate can't know, the kernel gives in a [`SystemInfo`].
 
 use super::Proc;
+use crate::blockdev::BlockDev;
 use crate::kernfs::{FileSpec, line};
 use abi::PAGE_SIZE;
 use std::fmt::Write as _;
@@ -51,7 +52,8 @@ pub(super) fn register_basics(proc: &Arc<Proc>, vfs: &'static Vfs) {
     tree.file("uptime", 0o444, FileSpec::text(|| uptime(0)));
     tree.file("meminfo", 0o444, FileSpec::text(move || meminfo(vfs, &[])));
     tree.file("misc", 0o444, FileSpec::text(move || misc(vfs)));
-    tree.file("partitions", 0o444, FileSpec::text(|| "major minor  #blocks  name\n\n".to_owned()));
+    tree.file("partitions", 0o444, FileSpec::text(move || partitions(vfs)));
+    tree.file("diskstats", 0o444, FileSpec::text(move || diskstats(vfs)));
     tree.file("modules", 0o444, FileSpec::text(String::new));
     tree.file("swaps", 0o444, FileSpec::text(|| "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n".to_owned()));
     tree.file("locks", 0o444, FileSpec::text(vfs::lock_table));
@@ -86,6 +88,27 @@ fn devices(vfs: &Vfs) -> String {
     text.push_str("\nBlock devices:\n");
     list(&mut text, DeviceKind::Block);
     text
+}
+
+/// The block devices, by number.
+fn block_devices(vfs: &Vfs) -> impl Iterator<Item = (vfs::DeviceInfo, Arc<BlockDev>)> {
+    vfs.devices.list().into_iter().filter_map(|info| BlockDev::of(&info).map(|dev| (info, dev)))
+}
+
+/// `/proc/partitions`: disks and partitions that have any size, in KiB.
+fn partitions(vfs: &Vfs) -> String {
+    let lines = block_devices(vfs)
+        .filter(|(_, dev)| dev.disk().sectors() > 0)
+        .map(|(info, dev)| format!("{:4}  {:7} {:10} {}\n", info.number.major(), info.number.minor(), dev.disk().sectors() / 2, info.name));
+    "major minor  #blocks  name\n\n".to_owned() + &lines.collect::<String>()
+}
+
+/// `/proc/diskstats`.
+fn diskstats(vfs: &Vfs) -> String {
+    let line = |(info, dev): (vfs::DeviceInfo, Arc<BlockDev>)| {
+        format!("{:4} {:7} {} {}\n", info.number.major(), info.number.minor(), info.name, dev.statistics())
+    };
+    block_devices(vfs).map(line).collect()
 }
 
 /// Minor numbers of the misc major, 10.

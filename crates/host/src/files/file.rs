@@ -9,7 +9,7 @@ use abi::Errno;
 use platform::{HostFile, HostMetadata};
 use rustix::fs::{self, FallocateFlags, Mode};
 use rustix::io;
-use std::io::IoSliceMut;
+use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +27,8 @@ pub(super) struct File {
     locks: Mutex<Vec<FileLock>>,
     /// Whether the host's file system can say "that would block"; found out by the first read.
     can_say_busy: AtomicBool,
+    /// The same of writes, which fewer file systems can.
+    can_write_busy: AtomicBool,
     /// A block device's length; a file's is asked for.
     fixed_len_bytes: Option<u64>,
 }
@@ -39,13 +41,37 @@ impl File {
         File::new(Handle::Open(open), fixed_len_bytes)
     }
     fn new(handle: Handle, fixed_len_bytes: Option<u64>) -> File {
-        File { handle, locks: Mutex::default(), can_say_busy: AtomicBool::new(true), fixed_len_bytes }
+        File {
+            handle,
+            locks: Mutex::default(),
+            can_say_busy: AtomicBool::new(true),
+            can_write_busy: AtomicBool::new(true),
+            fixed_len_bytes,
+        }
     }
     fn descriptor(&self) -> Result<Arc<Descriptor>, Errno> {
         match &self.handle {
             Handle::Node(node) => node.descriptor(),
             Handle::Open(open) => Ok(open.clone()),
         }
+    }
+
+    /// Writes what the host takes without waiting; how much.
+    fn write_cached(&self, open: &Descriptor, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let mut done = 0;
+        while self.can_write_busy.load(Ordering::Relaxed)
+            && let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty())
+        {
+            let at = offset.saturating_add(done as u64);
+            match io::pwritev2(open, &[IoSlice::new(rest)], at, io::ReadWriteFlags::NOWAIT) {
+                Ok(0) | Err(io::Errno::AGAIN) => break,
+                Ok(n) => done += n,
+                Err(io::Errno::INTR) => {}
+                Err(io::Errno::OPNOTSUPP | io::Errno::NOSYS | io::Errno::INVAL) => self.can_write_busy.store(false, Ordering::Relaxed),
+                Err(error) => return Err(errno(error)),
+            }
+        }
+        Ok(done)
     }
 
     /// Reads what the host has in memory: how much, and whether the file ended there.
@@ -91,6 +117,20 @@ fn read_fully(open: &Descriptor, offset: u64, buffer: &mut [u8]) -> Result<usize
     Ok(done)
 }
 
+/// Writes all of it. May block.
+fn write_fully(open: &Descriptor, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    let mut done = 0;
+    while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+        match io::pwrite(open, rest, offset.saturating_add(done as u64)) {
+            Ok(0) => return Err(Errno::ENOSPC),
+            Ok(n) => done += n,
+            Err(io::Errno::INTR) => {}
+            Err(error) => return Err(errno(error)),
+        }
+    }
+    Ok(())
+}
+
 impl HostFile for File {
     fn metadata(&self) -> Result<HostMetadata, Errno> {
         let (_, mut metadata) = sys::stat_fd(self.descriptor()?.as_fd())?;
@@ -131,16 +171,15 @@ impl HostFile for File {
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
         check_range(offset, data.len() as u64)?;
         let open = self.descriptor()?;
-        let mut done = 0;
-        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
-            match io::pwrite(&*open, rest, offset.saturating_add(done as u64)) {
-                Ok(0) => return Err(Errno::ENOSPC),
-                Ok(n) => done += n,
-                Err(io::Errno::INTR) => {}
-                Err(error) => return Err(errno(error)),
-            }
+        let done = self.write_cached(&open, offset, data)?;
+        let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) else { return Ok(()) };
+        let at = offset.saturating_add(done as u64);
+        if helpers::may_block() {
+            return write_fully(&open, at, rest);
         }
-        Ok(())
+        // The host has to wait for its disk, or can't say whether it would: not on this thread.
+        let rest = rest.to_vec();
+        helpers::run(move || write_fully(&open, at, &rest))
     }
 
     fn set_len(&self, len_bytes: u64) -> Result<(), Errno> {
@@ -153,8 +192,15 @@ impl HostFile for File {
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let open = self.descriptor()?;
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        fs::fallocate(&*self.descriptor()?, flags, offset, len).map_err(errno)
+        helpers::run(move || fs::fallocate(&*open, flags, offset, len).map_err(errno))
+    }
+
+    fn zero(&self, offset: u64, len: u64) -> Result<(), Errno> {
+        let open = self.descriptor()?;
+        let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
+        helpers::run(move || fs::fallocate(&*open, flags, offset, len).map_err(errno))
     }
 
     fn lock(&self, exclusive: bool) -> Result<(), (Errno, Option<i32>)> {

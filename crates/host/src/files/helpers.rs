@@ -35,6 +35,11 @@ pub fn this_thread_may_block() {
     MAY_BLOCK.with(|may| may.set(true));
 }
 
+/// Whether calls are made where they stand on this thread.
+pub(super) fn may_block() -> bool {
+    MAY_BLOCK.with(Cell::get)
+}
+
 fn pool() -> &'static Pool {
     static POOL: OnceLock<Pool> = OnceLock::new();
     POOL.get_or_init(Pool::default)

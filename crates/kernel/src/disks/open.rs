@@ -1,83 +1,51 @@
-//! The machine's disks: opens what `ubd` options name, reads partition tables, and finds the root device.
-//!
-//! Source: the documentation of User Mode Linux on `ubd`; the messages are the reference's.
+//! The host's files behind a disk: sizes, opening, locking, and COW files made at first use.
 
-use crate::config::Config;
-use crate::machine::Machine;
+use super::ERROR;
 use crate::wiring::INFO;
 use abi::Errno;
 use block::BlockDevice;
 use cow::open::{BackingFiles, BackingStat};
 use cow::{Header, HeaderError};
-use drivers::ubd::{self, CowDisk, Disk, Spec};
-use fs::blockdev::BlockDev;
+use drivers::ubd::{self, CowDisk, Disk, Opener, Spec};
 use host::files::ImageOpen;
 use platform::HostFile;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use std::sync::Arc;
-use vfs::{Device, DeviceInfo, DeviceKind, DeviceNumber};
+use vfs::Vfs;
 
-/// Level of what went wrong.
-const ERROR: u8 = 3;
-/// The file of disk 0 when no option names one.
-const DEFAULT_FILE: &str = "root_fs";
-
-/// Makes every disk that the command line names. One that can't be made is told of, and the boot goes on without it.
-pub fn make(machine: &Machine, config: &Config) {
-    machine.vfs.devices.register_major(DeviceKind::Block, ubd::MAJOR, "ubd", None);
-    let mut specs: Vec<Spec> = Vec::new();
-    for (unit, flags, value) in &config.disks {
-        match Spec::parse(unit, flags, value) {
-            Ok(mut spec) => {
-                spec.synchronous |= config.disks_synchronous;
-                specs.retain(|known| known.unit != spec.unit);
-                specs.push(spec);
-            }
-            Err(reason) => {
-                machine.vfs.log.print(ERROR, &format!("Failed to initialize device with \"{unit}{flags}={value}\" : {reason}"));
-            }
-        }
-    }
-    if matches!(config.root, crate::config::Root::Device(_)) && !specs.iter().any(|spec| spec.unit == 0) {
-        specs.extend(Spec::parse("0", "", DEFAULT_FILE));
-    }
-    for spec in specs {
-        if let Err(reason) = add(machine, &spec) {
-            machine.vfs.log.print(ERROR, &reason);
-        }
-    }
+/// The files that an option names.
+pub(super) struct HostFiles {
+    pub vfs: &'static Vfs,
+    pub spec: Spec,
 }
 
-fn add(machine: &Machine, spec: &Spec) -> Result<(), String> {
-    let mut log = |line: String| machine.vfs.log.print(INFO, &line);
-    let disk: Arc<dyn BlockDevice> = open(spec, &mut log).map_err(|errno| {
-        if errno == Errno::ENOENT {
-            format!("Failed to initialize ubd device {} :Couldn't determine size of device's file", spec.unit)
-        } else {
-            format!("{}: Can't open \"{}\": errno = {}", spec.name(), spec.file, errno.raw())
+impl Opener for HostFiles {
+    fn size_bytes(&self) -> Result<u64, Errno> {
+        let spec = &self.spec;
+        let file = match &spec.backing {
+            // The COW file may not be there yet; its device has the backing file's size.
+            Some(backing) => match host::files::open_image(Path::new(backing), ImageOpen::default()) {
+                Ok(file) => return Ok(file.metadata()?.size_bytes),
+                Err(_) => host::files::open_image(Path::new(&spec.file), ImageOpen::default())?,
+            },
+            None => host::files::open_image(Path::new(&spec.file), ImageOpen::default())?,
+        };
+        let size = file.metadata()?.size_bytes;
+        if spec.plain {
+            return Ok(size);
         }
-    })?;
-    let failed = |errno: Errno| format!("{}: the device could not be registered ({errno})", spec.name());
-    let register = |minor: u32, name: &str, disk: Arc<dyn BlockDevice>| {
-        let device: Arc<dyn Device> = BlockDev::new(machine.system.ram, &machine.vfs.page_caches, disk);
-        machine.vfs.devices.add(DeviceInfo::block(DeviceNumber::new(ubd::MAJOR, minor), name, 0o660, device))
-    };
-    let (first, name) = (spec.unit * ubd::MINORS, spec.name());
-    register(first, &name, disk.clone()).map_err(failed)?;
-    let table = block::partitions::read(&*disk).map_err(failed)?;
-    for entry in table.entries.iter().filter(|entry| entry.number < ubd::MINORS) {
-        let part = Arc::new(block::partitions::Partition::new(disk.clone(), entry));
-        register(first + entry.number, &format!("{name}{}", entry.number), part).map_err(failed)?;
+        Ok(Header::read(&ubd::storage(file)).map_or(size, |header| header.size))
     }
-    let described = table.describe(&name);
-    if !described.is_empty() {
-        log(described);
+
+    fn open(&self) -> Result<Arc<dyn BlockDevice>, Errno> {
+        let mut log = |line: String| self.vfs.log.print(INFO, &line);
+        open(&self.spec, &mut log).inspect_err(|errno| {
+            let (file, raw) = (&self.spec.file, errno.raw());
+            self.vfs.log.print(ERROR, &format!("Failed to open '{file}', errno = {raw}"));
+            self.vfs.log.print(ERROR, &format!("{}: Can't open \"{file}\": errno = {raw}", self.spec.name()));
+        })
     }
-    for complaint in &table.complaints {
-        log(format!("{name}: {complaint}"));
-    }
-    Ok(())
 }
 
 /// Opens and locks a file as a disk; whether it could be opened for writing.
@@ -161,22 +129,4 @@ impl BackingFiles for HostNames {
         let full = std::fs::canonicalize(directory).map_err(errno)?.join(name);
         Ok(full.into_os_string().into_vec())
     }
-}
-
-/// The device that `root=` names: `98:0`, `/dev/ubda1`, `ubd0`, `/dev/ubd/0`, or a number in hexadecimal as the reference has it.
-pub fn root_device(machine: &Machine, name: &str) -> Option<DeviceNumber> {
-    let name = name.strip_prefix("/dev/").unwrap_or(name);
-    if let Some((major, minor)) = name.split_once(':') {
-        return Some(DeviceNumber::new(major.parse().ok()?, minor.parse().ok()?));
-    }
-    if let Some(info) = machine.vfs.devices.by_name(DeviceKind::Block, name) {
-        return Some(info.number);
-    }
-    let unit = name.strip_prefix("ubd/disc").or_else(|| name.strip_prefix("ubd/")).or_else(|| name.strip_prefix("ubd"));
-    if let Some(unit) = unit {
-        let unit: u32 = unit.parse().ok().filter(|unit| *unit < ubd::DISKS)?;
-        return Some(DeviceNumber::new(ubd::MAJOR, unit * ubd::MINORS));
-    }
-    let number = u32::from_str_radix(name, 16).ok()?;
-    Some(DeviceNumber::new(number >> 8, number & 0xff))
 }
