@@ -2,11 +2,13 @@
 //!
 //! * [`source`] reads Rust source as text with strings and comments told apart, for the tests that count.
 //! * [`manifest`] reads the few lines of a `Cargo.toml` that the layer test needs.
+//! * [`disk`] makes disk images and boots them.
 //! * [`machine`] builds the program, packs an initramfs and boots it, with a limit on how long it may take.
 //!
 //! Not here: anything that the machine itself uses. No crate depends on this one.
 #![forbid(unsafe_code)]
 
+pub mod disk;
 pub mod machine;
 pub mod manifest;
 pub mod source;

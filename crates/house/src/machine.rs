@@ -35,14 +35,14 @@ impl Programs {
 
 fn build() -> Result<PathBuf, String> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(crate::repository()).args(["build", "--quiet", "-p", "umlaut"]);
+    cargo.current_dir(crate::repository()).args(["build", "--quiet", "-p", "umlaut", "-p", "tools"]);
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     if profile == "release" {
         cargo.arg("--release");
     }
     let status = cargo.status().map_err(|error| format!("cargo can't be run: {error}"))?;
     if !status.success() {
-        return Err(format!("cargo build -p umlaut: {status}"));
+        return Err(format!("cargo build -p umlaut -p tools: {status}"));
     }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::repository().join("target"), PathBuf::from);
     Ok(target.join(profile))
