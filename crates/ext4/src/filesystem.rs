@@ -82,6 +82,8 @@ pub struct Filesystem {
     clock: SpinLock<Timestamp>,
     committed: SpinLock<u32>,
     read_only: AtomicBool,
+    /// It is read-only because it was frozen.
+    frozen: AtomicBool,
     aborted: AtomicBool,
     has_journal: bool,
     limit: u32,
@@ -179,6 +181,7 @@ impl Filesystem {
             events: SpinLock::new(events),
             committed: SpinLock::new(committed),
             read_only: AtomicBool::new(true),
+            frozen: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
             has_journal,
             limit,
@@ -199,8 +202,12 @@ impl Filesystem {
         self.core.read().superblock.ro_compat().contains(RoCompat::ORPHAN_PRESENT)
     }
 
-    /// Marks the image as in use.
+    /// Marks the image as in use, by a mount.
     fn start_writing(&self) -> Result<()> {
+        self.mark_in_use(true)
+    }
+
+    fn mark_in_use(&self, by_mount: bool) -> Result<()> {
         let now = *self.clock.lock();
         let mut journal = self.journal.lock();
         let mut core = self.core.write();
@@ -212,11 +219,15 @@ impl Filesystem {
             core.superblock.set_state(clean);
         }
         if core.geometry.compat.contains(Compat::ORPHAN_FILE) {
-            // Entries of an earlier mount are known only while the mark is there.
-            core.find_orphans()?;
+            if by_mount {
+                // Entries of an earlier mount are known only while the mark is there.
+                core.find_orphans()?;
+            }
             core.superblock.set_ro_compat(RoCompat::ORPHAN_PRESENT, true);
         }
-        core.superblock.note_mount(now.seconds);
+        if by_mount {
+            core.superblock.note_mount(now.seconds);
+        }
         core.superblock.note_write(now.seconds);
         core.write_superblock_directly()?;
         core.device.flush()?;
@@ -254,6 +265,28 @@ impl Filesystem {
     /// [`Error::Device`]. The image then needs its journal replayed.
     pub fn unmount(&self) -> Result<()> {
         if self.is_read_only() { Ok(()) } else { self.stop_writing() }
+    }
+
+    /// Makes the device as an unmount would leave it, so that it can be copied; until [`Filesystem::thaw`] changes are refused as on a read-only
+    /// mount, so the caller has seen to it that none come.
+    ///
+    /// # Errors
+    /// [`Error::Device`]. The image then needs its journal replayed.
+    pub fn freeze(&self) -> Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        self.stop_writing()?;
+        self.frozen.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Takes changes again, if [`Filesystem::freeze`] stopped them.
+    ///
+    /// # Errors
+    /// [`Error::Device`]; then the file system stays read-only.
+    pub fn thaw(&self) -> Result<()> {
+        if self.frozen.swap(false, Ordering::AcqRel) { self.mark_in_use(false) } else { Ok(()) }
     }
 
     /// Changes the options of a mounted file system (`mount -o remount`).

@@ -46,6 +46,15 @@ pub trait FileSystem: Send + Sync {
     fn sync(&self) -> Result<(), Errno> {
         Ok(())
     }
+    /// Writes everything back and leaves the device as after an unmount (ioctl_fs FIFREEZE), so that a copy of it needs no repair. Called while
+    /// the machine is stopped: nothing changes until [`FileSystem::thaw`].
+    fn freeze(&self) -> Result<(), Errno> {
+        self.sync()
+    }
+    /// Changes may follow again.
+    fn thaw(&self) -> Result<(), Errno> {
+        Ok(())
+    }
     /// The block device it lives on: `st_dev` of its files. `None`: an anonymous number (major 0) is made up.
     fn device(&self) -> Option<DeviceNumber> {
         None

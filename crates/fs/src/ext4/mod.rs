@@ -224,6 +224,17 @@ impl FileSystem for ExtFs {
         self.tell_events();
         written.and(committed)
     }
+    fn freeze(&self) -> Result<(), Errno> {
+        let written = self.write_back();
+        let frozen = self.image.freeze().map_err(Errno::from);
+        self.tell_events();
+        written.and(frozen)
+    }
+    fn thaw(&self) -> Result<(), Errno> {
+        let thawed = self.image.thaw().map_err(Errno::from);
+        self.tell_events();
+        thawed
+    }
     fn device(&self) -> Option<DeviceNumber> {
         Some(self.device)
     }
