@@ -7,6 +7,7 @@ pub mod checks;
 pub mod clock;
 pub mod fiber;
 pub mod files;
+pub mod identity;
 pub mod link;
 pub mod machine;
 pub mod memory;

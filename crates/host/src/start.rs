@@ -24,6 +24,15 @@ pub fn restart() -> Errno {
     crate::sys::last_errno()
 }
 
+/// Starts a thread of ours that is no virtual CPU: it may wait in the host where it stands.
+pub fn thread(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Errno> {
+    let body = move || {
+        crate::files::this_thread_may_block();
+        body();
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(body).map(drop).map_err(|_| Errno::EAGAIN)
+}
+
 /// Ends the process at once by SIGABRT, as a panic of the kernel does; a core file follows if the limit allows.
 pub fn abort() -> ! {
     std::process::abort()

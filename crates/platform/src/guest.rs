@@ -70,6 +70,11 @@ pub trait Platform: Send + Sync {
     fn xstate_len(&self) -> usize;
     /// Auxiliary vector words of the host's processor that a guest program gets as they are: `AT_HWCAP`, `AT_HWCAP2`, `AT_MINSIGSTKSZ`.
     fn processor_aux(&self) -> [(u64, u64); 3];
+    /// Instruction and stack pointer of a stopped thread, by its [`GuestThread::host_number`], as the host knows them. `None`: it runs, or the
+    /// host does not say.
+    fn user_position(&self, _host_number: u64) -> Option<(u64, u64)> {
+        None
+    }
 }
 
 /// One address space on the host.
@@ -99,6 +104,10 @@ pub trait GuestThread: Send {
     fn set_regs(&mut self, regs: &Regs) -> Result<(), SpaceGone>;
     /// The vector state, to read.
     fn xstate(&mut self) -> Result<Xstate, SpaceGone>;
+    /// A number by which the platform finds the thread from outside; 0: it can't.
+    fn host_number(&self) -> u64 {
+        0
+    }
     /// Sets the vector state; bytes that came from a guest are sanitised by the host's own checks. An empty state is the initial one.
     fn set_xstate(&mut self, state: &[u8]) -> Result<(), SpaceGone>;
 }

@@ -315,6 +315,10 @@ fn fpe_code(trap: u64) -> i32 {
 }
 
 impl platform::GuestThread for GuestThread {
+    fn host_number(&self) -> u64 {
+        let tid = self.parked.as_ref().map_or(0, |parked| parked.tid);
+        (self.stub.pid as u64) << 32 | u64::from(tid as u32)
+    }
     fn resume(&mut self) -> Exit {
         if self.write_back().is_err() {
             return Exit::Gone;
@@ -326,7 +330,7 @@ impl platform::GuestThread for GuestThread {
             Pending::Frame { id, .. } => (*id, Answer::Value(home)),
             Pending::None => return Exit::Gone,
         };
-        let token = (self.stub.pid as u64) << 32 | u64::from(self.parked().tid as u32);
+        let token = platform::GuestThread::host_number(self);
         if !sched::enter_guest(token) {
             return Exit::Kicked;
         }
