@@ -37,23 +37,33 @@ umlaut_vdso_clock_gettime:
     push %rbx
     push %r12
     push %r13
-    mov %rax, %rbx
+    push %r14
+    sub $8, %rsp
     mov %edi, %r12d
     mov %rsi, %r13
-    call *{host}(%rbx)
-    test %eax, %eax
-    jnz 7f
+    mov {host}(%rax), %rbx
     # Which offset: 0 and 5 the first, 7 the third, the rest the second.
     xor %ecx, %ecx
-    test %r12d, %r12d
+    test %edi, %edi
     jz 1f
-    cmp $5, %r12d
+    cmp $5, %edi
     je 1f
     inc %ecx
-    cmp $7, %r12d
+    cmp $7, %edi
     jne 1f
     inc %ecx
-1:  mov {offsets}(%rbx,%rcx,8), %rax
+1:  lea {offsets}(%rax,%rcx,8), %r14
+5:  mov (%r14), %rax
+    mov %rax, (%rsp)
+    mov %r12d, %edi
+    mov %r13, %rsi
+    call *%rbx
+    test %eax, %eax
+    jnz 7f
+    # The machine was stopped and went on in between: the host's time and the offset must be of one piece.
+    mov (%r14), %rax
+    cmp %rax, (%rsp)
+    jne 5b
     test %rax, %rax
     jz 6f
     # seconds and nanoseconds of the offset are added apart: offset = q * 1e9 + r with 0 <= r < 1e9
@@ -72,7 +82,9 @@ umlaut_vdso_clock_gettime:
     incq (%r13)
 3:  mov %rdx, 8(%r13)
 6:  xor %eax, %eax
-7:  pop %r13
+7:  add $8, %rsp
+    pop %r14
+    pop %r13
     pop %r12
     pop %rbx
     ret

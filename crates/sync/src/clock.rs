@@ -9,6 +9,12 @@ pub trait Clock: Send + Sync {
     fn monotonic_ns(&self) -> u64;
     /// Nanoseconds since the epoch (`CLOCK_REALTIME`).
     fn realtime_ns(&self) -> u64;
+    /// As the monotonic clock, but it goes on while that is stopped (`CLOCK_BOOTTIME`).
+    fn boottime_ns(&self) -> u64 {
+        self.monotonic_ns()
+    }
+    /// Stops the monotonic clock, or lets it go on from where it stood. A clock that can't be stopped goes on.
+    fn set_stopped(&self, _stopped: bool) {}
 }
 
 /// The host's clocks.
@@ -60,4 +66,20 @@ pub fn monotonic_ns() -> u64 {
 #[must_use]
 pub fn realtime_ns() -> u64 {
     clock().realtime_ns()
+}
+
+/// `CLOCK_BOOTTIME` of the machine, nanoseconds.
+#[must_use]
+pub fn boottime_ns() -> u64 {
+    clock().boottime_ns()
+}
+
+/// Stops the monotonic clock: nothing that waits for a time comes to its end.
+pub fn stop_clock() {
+    clock().set_stopped(true);
+}
+
+/// Lets the monotonic clock go on from where it stands.
+pub fn continue_clock() {
+    clock().set_stopped(false);
 }

@@ -18,6 +18,7 @@ pub(crate) struct Inner {
     id: u64,
     pub(crate) state: AtomicU8,
     interrupted: AtomicBool,
+    blocked: AtomicBool,
     home: Home,
     #[cfg(debug_assertions)]
     held: std::sync::Mutex<Vec<crate::rank::Rank>>,
@@ -103,6 +104,7 @@ impl Fiber {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             state: AtomicU8::new(RUNNING),
             interrupted: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
             home,
             #[cfg(debug_assertions)]
             held: std::sync::Mutex::new(Vec::new()),
@@ -184,6 +186,17 @@ impl Fiber {
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
         self.0.interrupted.load(Ordering::SeqCst)
+    }
+
+    /// Notes that it sleeps where nothing but the event that it waits for wakes it, or does so no more.
+    pub(crate) fn set_blocked(&self, blocked: bool) {
+        self.0.blocked.store(blocked, Ordering::Relaxed);
+    }
+
+    /// Whether it sleeps so (state `D`).
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.0.blocked.load(Ordering::Relaxed)
     }
 
     /// What the scheduler keeps of it; none for a host thread.

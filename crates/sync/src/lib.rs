@@ -13,16 +13,18 @@
 mod clock;
 mod events;
 mod fiber;
+mod freeze;
 mod lock;
 mod rank;
 pub mod sched;
 mod timer;
 mod wait;
 
-pub use clock::{Clock, HostClock, install_clock, monotonic_ns, realtime_ns};
+pub use clock::{Clock, HostClock, boottime_ns, continue_clock, install_clock, monotonic_ns, realtime_ns, stop_clock};
 pub use events::{Events, Observer};
 pub use fiber::{Fiber, current, park, yield_now};
+pub use freeze::{Outside, gate};
 pub use lock::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, SpinGuard, SpinLock};
 pub use rank::Rank;
-pub use timer::{Timer, run_timers};
+pub use timer::{Timer, run_timers, timers_pending};
 pub use wait::{Poller, Registration, WaitError, WaitQueue};

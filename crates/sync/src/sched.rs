@@ -74,6 +74,8 @@ struct Cpu {
     resched: AtomicBool,
     /// The fiber that runs here; 0 for none.
     fiber: AtomicU64,
+    /// It has taken a fiber from the queue and has not given it back yet.
+    busy: AtomicBool,
     /// The guest thread that runs here, as announced; 0 for none.
     in_guest: AtomicU64,
     kicked_at_ns: AtomicU64,
@@ -83,6 +85,8 @@ struct Cpu {
 }
 
 struct Queue {
+    /// Nothing is taken from it: the machine is frozen.
+    paused: bool,
     ready: BTreeMap<(u64, u64), (Fiber, u64)>,
     min_vruntime_ns: u64,
 }
@@ -95,6 +99,9 @@ pub struct Scheduler {
     waiting: AtomicU32,
     cpus: Vec<Cpu>,
     stop: AtomicBool,
+    /// As in the queue, readable without its lock; the ticker sleeps on the condition.
+    paused: AtomicBool,
+    ticker: (Mutex<()>, Condvar),
     /// Counters for `/proc`.
     pub stats: Stats,
 }
@@ -145,6 +152,7 @@ impl Scheduler {
                 entered_at_ns: AtomicU64::new(0),
                 resched: AtomicBool::new(false),
                 fiber: AtomicU64::new(0),
+                busy: AtomicBool::new(false),
                 in_guest: AtomicU64::new(0),
                 kicked_at_ns: AtomicU64::new(0),
                 idle: AtomicBool::new(false),
@@ -154,10 +162,12 @@ impl Scheduler {
             .collect();
         let scheduler: &'static Scheduler = Box::leak(Box::new(Scheduler {
             machine,
-            queue: SpinLock::ranked(Rank::RunQueue, Queue { ready: BTreeMap::new(), min_vruntime_ns: 0 }),
+            queue: SpinLock::ranked(Rank::RunQueue, Queue { paused: false, ready: BTreeMap::new(), min_vruntime_ns: 0 }),
             waiting: AtomicU32::new(0),
             cpus,
             stop: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            ticker: (Mutex::new(()), Condvar::new()),
             stats: Stats::default(),
         }));
         timer::drive();
@@ -194,8 +204,11 @@ impl Scheduler {
         let Some(cpu) = self.cpus.get(number) else { return };
         CPU.with(|c| c.set(Some(cpu)));
         while !self.stop.load(Ordering::SeqCst) {
-            match self.pick() {
-                Some(fiber) => self.run(cpu, fiber),
+            match self.pick(cpu) {
+                Some(fiber) => {
+                    self.run(cpu, fiber);
+                    cpu.busy.store(false, Ordering::SeqCst);
+                }
                 None => self.idle(cpu),
             }
         }
@@ -206,6 +219,7 @@ impl Scheduler {
     pub fn run_ticker(&'static self) {
         let mut quiet = 0;
         while !self.stop.load(Ordering::SeqCst) {
+            self.wait_while_paused();
             let next = timer::run_timers(crate::monotonic_ns());
             let now = crate::monotonic_ns();
             let busy = self.tick(now);
@@ -224,6 +238,9 @@ impl Scheduler {
             self.kick(cpu, crate::monotonic_ns());
             wake_cpu(cpu);
         }
+        let held = self.ticker.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ticker.1.notify_all();
+        drop(held);
         timer::wake_driver();
     }
 
@@ -231,6 +248,53 @@ impl Scheduler {
     #[must_use]
     pub fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Takes no fiber from the queue any more, and waits until none runs. Guests must have been stopped for good before.
+    pub(crate) fn pause(&self) {
+        self.set_paused(true);
+        while self.running() != 0 {
+            self.stop_guests();
+            std::thread::sleep(std::time::Duration::from_nanos(TICK_NS / 8));
+        }
+    }
+
+    /// Goes on.
+    pub(crate) fn unpause(&self) {
+        self.set_paused(false);
+        for cpu in &self.cpus {
+            wake_cpu(cpu);
+        }
+        let _held = self.ticker.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ticker.1.notify_all();
+    }
+
+    fn set_paused(&self, paused: bool) {
+        let mut queue = self.queue.lock();
+        queue.paused = paused;
+        self.paused.store(paused, Ordering::SeqCst);
+    }
+
+    /// No timer runs while the clock stands still, and none is looked for.
+    fn wait_while_paused(&self) {
+        let mut held = self.ticker.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while self.paused.load(Ordering::SeqCst) && !self.stop.load(Ordering::SeqCst) {
+            held = self.ticker.1.wait(held).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Virtual CPUs on which a fiber runs.
+    pub(crate) fn running(&self) -> usize {
+        self.cpus.iter().filter(|cpu| cpu.busy.load(Ordering::SeqCst)).count()
+    }
+
+    /// Asks every guest thread to stop.
+    pub(crate) fn stop_guests(&self) {
+        let now = crate::monotonic_ns();
+        for cpu in self.cpus.iter().filter(|cpu| cpu.in_guest.load(Ordering::SeqCst) != 0) {
+            cpu.resched.store(true, Ordering::SeqCst);
+            self.kick(cpu, now);
+        }
     }
 
     /// Fibers that wait for a virtual CPU.
@@ -275,12 +339,17 @@ impl Scheduler {
         }
     }
 
-    fn pick(&self) -> Option<Fiber> {
+    fn pick(&self, cpu: &Cpu) -> Option<Fiber> {
         if self.waiting.load(Ordering::SeqCst) == 0 {
             return None;
         }
         let mut queue = self.queue.lock();
+        if queue.paused {
+            return None;
+        }
         let ((vruntime, _), (fiber, _)) = queue.ready.pop_first()?;
+        // Under the lock, so that whoever pauses sees either the fiber in the queue or this CPU at work.
+        cpu.busy.store(true, Ordering::SeqCst);
         let left = queue.ready.len() as u32;
         self.waiting.store(left, Ordering::SeqCst);
         queue.min_vruntime_ns = queue.min_vruntime_ns.max(vruntime);
@@ -408,7 +477,8 @@ impl Scheduler {
         cpu.idle.store(true, Ordering::SeqCst);
         let mut woken = cpu.sleep.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked at after `idle` is visible: whoever queues from now on wakes us.
-        while !*woken && self.waiting.load(Ordering::SeqCst) == 0 && !self.stop.load(Ordering::SeqCst) {
+        let nothing = || self.waiting.load(Ordering::SeqCst) == 0 || self.paused.load(Ordering::SeqCst);
+        while !*woken && nothing() && !self.stop.load(Ordering::SeqCst) {
             woken = cpu.wake.wait(woken).unwrap_or_else(PoisonError::into_inner);
         }
         *woken = false;

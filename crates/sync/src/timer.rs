@@ -84,6 +84,12 @@ fn insert(key: (u64, u64), action: Action) {
     }
 }
 
+/// Timers and timed waits that have not expired.
+#[must_use]
+pub fn timers_pending() -> usize {
+    QUEUE.lock().len()
+}
+
 /// Declares that the caller drives the timers from now on.
 pub(crate) fn drive() {
     DRIVEN.store(true, Ordering::SeqCst);

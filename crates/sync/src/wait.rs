@@ -110,7 +110,9 @@ impl WaitQueue {
                 self.leave(key, true);
                 return value;
             }
+            fiber.set_blocked(true);
             park(None);
+            fiber.set_blocked(false);
             self.leave(key, true);
         }
     }

@@ -25,6 +25,7 @@ impl System {
         let offset = ns.wrapping_sub(sync::realtime_ns()) as i64;
         self.realtime_offset_ns.store(offset, Ordering::Relaxed);
         Timestamp::set_realtime_offset_ns(offset);
+        self.hooks.realtime_was_set(offset);
         let processes: Vec<_> = self.table().all_processes();
         for process in processes {
             process.timers.clock_was_set();
@@ -45,7 +46,8 @@ impl System {
         Ok(match clock {
             ClockId::Realtime | ClockId::RealtimeAlarm | ClockId::Tai => self.realtime_ns(),
             ClockId::RealtimeCoarse => self.realtime_ns() / COARSE_NS * COARSE_NS,
-            ClockId::Monotonic | ClockId::MonotonicRaw | ClockId::Boottime | ClockId::BoottimeAlarm => sync::monotonic_ns(),
+            ClockId::Monotonic | ClockId::MonotonicRaw => sync::monotonic_ns(),
+            ClockId::Boottime | ClockId::BoottimeAlarm => sync::boottime_ns(),
             ClockId::MonotonicCoarse => sync::monotonic_ns() / COARSE_NS * COARSE_NS,
             ClockId::ProcessCpu | ClockId::CpuOfProcess(0) => task.process().cpu_time_ns().1,
             ClockId::ThreadCpu | ClockId::CpuOfThread(0) => task.cpu_time_ns().1,

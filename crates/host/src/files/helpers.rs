@@ -56,10 +56,12 @@ pub(crate) fn run<R: Send + 'static>(call: impl FnOnce() -> R + Send + 'static) 
     }
     let slot = Arc::new(Slot { result: SpinLock::new(None), done: WaitQueue::new() });
     let theirs = slot.clone();
+    let work = sync::Outside::begin();
     let job: Job = Box::new(move || {
         let result = call();
         *theirs.result.lock() = Some(result);
         theirs.done.wake_all();
+        drop(work);
     });
     if let Err(job) = submit(job) {
         // The host gives us no thread at all: better slow than never.
