@@ -124,36 +124,15 @@ pub fn reboot(current: &mut Current, magic: u32, magic2: u32, command: u32, _arg
         0xcdef_0123 => Power::Halt,
         0x4321_fedc => Power::Off,
         // Ctrl-Alt-Del on, off.
-        0x89ab_cdef | 0 => return Ok(()),
+        0x89ab_cdef | 0 => {
+            current.system().ctrl_alt_del_restarts.store(command != 0, Ordering::Relaxed);
+            return Ok(());
+        }
         _ => return Err(Errno::EINVAL.into()),
     };
     current.system().vfs.sync_all();
     current.system().hooks.power(power);
     Ok(())
-}
-
-/// syslog(2): what dmesg uses. The log is the kernel's own; [`task::Hooks::read_log`] has it.
-pub fn syslog(current: &mut Current, action: u32, to: UserAddr, len: i32) -> SysResult<usize> {
-    let system = current.system();
-    match action {
-        // Open, close, console off, console on, console level.
-        0 | 1 | 6 | 7 | 8 => Ok(0),
-        3 | 4 => {
-            let len = usize::try_from(len).map_err(|_| Errno::EINVAL)?;
-            let log = system.hooks.read_log();
-            let from = log.len().saturating_sub(len);
-            let part = log.get(from..).unwrap_or_default();
-            current.memory().write_all(to.0, part)?;
-            Ok(part.len())
-        }
-        5 => {
-            current.credentials().require(Capability::SYSLOG)?;
-            Ok(0)
-        }
-        9 => Ok(0),
-        10 => Ok(system.hooks.read_log().len()),
-        _ => Err(Errno::EINVAL.into()),
-    }
 }
 
 /// prctl(2): what a process may set about itself.

@@ -2,8 +2,8 @@
 
 use crate::args::{Answer, Argument, Fd, UserAddr, UserRef};
 use crate::{
-    credentials, descriptor, events, exec, file, futex, lock, memory, mount, path, pidfd, poll, process, resource, sched, seccomp, signal,
-    signalfd, socket, splice, system, sysv, time, timer, unimplemented, xattr,
+    credentials, descriptor, events, exec, file, futex, klog, lock, memory, mount, path, pidfd, poll, process, resource, sched, seccomp,
+    signal, signalfd, socket, splice, system, sysv, time, timer, unimplemented, xattr,
 };
 use abi::{AltStack, Errno, Itimerspec, Itimerval, Rlimit, Rusage, SigAction, Timespec, Timeval};
 use task::{Current, Outcome};
@@ -152,7 +152,7 @@ table! {
      99 => system::sysinfo(to: UserRef<system::Sysinfo>);
     100 => resource::times(to: Option<UserRef<[i64; 4]>>);
     102 => credentials::getuid();
-    103 => system::syslog(action: u32, to: UserAddr, len: i32);
+    103 => klog::syslog(action: u32, to: UserAddr, len: i32);
     104 => credentials::getgid();
     105 => credentials::setuid(uid: u32);
     106 => credentials::setgid(gid: u32);

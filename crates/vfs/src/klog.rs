@@ -45,6 +45,8 @@ struct Records {
     next: u64,
     /// First record after the last `SYSLOG_ACTION_CLEAR`.
     cleared: u64,
+    /// First record that `SYSLOG_ACTION_READ` has not given out.
+    unread: u64,
 }
 
 impl KernelLog {
@@ -113,6 +115,15 @@ impl KernelLog {
     #[must_use]
     pub fn cleared(&self) -> u64 {
         self.records.lock().cleared
+    }
+    /// First record that `SYSLOG_ACTION_READ` has not given out.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.records.lock().unread
+    }
+    /// Records before this one have been given out.
+    pub fn set_unread(&self, sequence: u64) {
+        self.records.lock().unread = sequence;
     }
     /// `SYSLOG_ACTION_CLEAR`: what is there now is not shown by `SYSLOG_ACTION_READ_ALL` any more.
     pub fn clear(&self) {
