@@ -3,6 +3,7 @@
 //! * [`source`] reads Rust source as text with strings and comments told apart, for the tests that count.
 //! * [`manifest`] reads the few lines of a `Cargo.toml` that the layer test needs.
 //! * [`disk`] makes disk images and boots them.
+//! * [`managed`] is a machine with a shell and a management console, for tests that talk to both.
 //! * [`machine`] builds the program, packs an initramfs and boots it, with a limit on how long it may take.
 //!
 //! Not here: anything that the machine itself uses. No crate depends on this one.
@@ -10,6 +11,7 @@
 
 pub mod disk;
 pub mod machine;
+pub mod managed;
 pub mod manifest;
 pub mod source;
 

@@ -45,6 +45,7 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     let entropy: fs::devices::Entropy = Arc::new(host::checks::entropy);
     fs::devices::register(machine.vfs, entropy).map_err(failed("the memory devices could not be made"))?;
     let proc = crate::procfs::make(machine, &config.command_line);
+    crate::management::make_files(machine, config, &proc);
     let devtmpfs = Devtmpfs::new(machine.vfs).map_err(failed("devtmpfs could not be made"))?;
     let cgroupfs = CgroupFs::new(machine.system);
     let _ = machine.cgroups.set(cgroupfs.clone());
@@ -53,7 +54,7 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
         Arc::new(TmpfsType::TMPFS) as Arc<dyn vfs::FileSystemType>,
         Arc::new(TmpfsType::RAMFS),
         devtmpfs.clone(),
-        proc,
+        proc.clone(),
         sysfs.clone(),
         cgroupfs,
     ] {
@@ -99,6 +100,7 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
         current.process().signals().set_unkillable(false);
         machine.system.table().tree.init_is_command = true;
     }
+    crate::management::serve(machine, &config.management, &proc);
     exec_first(machine, config, &mut current)?;
     machine.scheduler.spawn(move || run::run(current)).map(drop).map_err(failed("the first process could not be started"))
 }

@@ -34,6 +34,10 @@ pub struct CommandLine {
     pub hostfs: Option<String>,
     pub umid: Option<String>,
     pub uml_dir: Option<String>,
+    /// `mconsole=notify:PATH`.
+    pub notify: Option<String>,
+    /// `mconsole=exec`: programs may be run in the machine from the management console.
+    pub exec_allowed: bool,
     /// Console channels as given: `("con", "0", "fd:0,fd:1")`.
     pub consoles: Vec<(String, String, String)>,
     /// Where kernel messages go, in order (`console=`).
@@ -93,6 +97,8 @@ impl Default for CommandLine {
             hostfs: None,
             umid: None,
             uml_dir: None,
+            notify: None,
+            exec_allowed: false,
             consoles: Vec::new(),
             kernel_consoles: Vec::new(),
             early_messages: false,
@@ -126,7 +132,6 @@ const NOT_YET: &[&str] = &[
     "udb",
     "uml_dir_symlink",
     "vec*",
-    "mconsole",
     "tty_log_fd",
     "tty_log_dir",
     "gdb-pid",
@@ -288,10 +293,19 @@ impl CommandLine {
             "rdinit" => self.rdinit = own(),
             "hostfs" => self.hostfs = own(),
             "umid" => {
-                self.umid = own();
+                match &self.umid {
+                    Some(_) => self.remarks.push("umid already set".into()),
+                    None => self.umid = own(),
+                }
                 return Ok(false);
             }
+            "uml_dir" if value.is_empty() => self.remarks.push("uml_dir can't be an empty string".into()),
             "uml_dir" => self.uml_dir = own(),
+            "mconsole" => match value.strip_prefix("notify:") {
+                Some(path) => self.notify = Some(path.to_owned()),
+                None if value == "exec" => self.exec_allowed = true,
+                None => self.remarks.push(format!("mconsole_setup : Unknown option - '{value}'")),
+            },
             "panic" => self.panic_timeout_s = value.parse().unwrap_or(0),
             "loglevel" => self.console_loglevel = value.parse().unwrap_or(7).min(15),
             "console" => self.kernel_consoles.push(value.to_owned()),
@@ -379,7 +393,10 @@ fn help() -> String {
         ("init=PROGRAM, rdinit=PROGRAM", "what to run first, on the root and in the initramfs."),
         ("ro, rw", "mount the root read-only (default) or read-write."),
         ("hostfs=DIR", "the only directory of the host that hostfs mounts can show."),
-        ("umid=NAME", "the machine's name."),
+        ("umid=NAME", "the machine's name on the host. Default: one made at random."),
+        ("uml_dir=DIR", "where machines have their directories. Default: ~/.uml."),
+        ("mconsole=notify:SOCKET", "tell this socket of the start, of panics and of what is written to /proc/mconsole."),
+        ("mconsole=exec", "let the management console run programs in the machine."),
         (
             "conN=CHANNEL, con=CHANNEL",
             "where console N is, and where all others are: null, none, fd:N, pty, pts, tty:PATH, port:N or xterm; IN,OUT for two.",

@@ -2,6 +2,7 @@
 
 use crate::cmdline::CommandLine;
 use crate::disks::root::Patience;
+use crate::management::ManagementConfig;
 use abi::WaitStatus;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +37,10 @@ pub struct Config {
     pub root_flags: String,
     /// How long boot waits for the root device.
     pub root_patience: Patience,
+    /// Name, directory and console on the host.
+    pub management: ManagementConfig,
+    /// A restart is an end.
+    pub no_reboot: bool,
     /// Lines for the log before anything else.
     pub remarks: Vec<String>,
 }
@@ -137,6 +142,8 @@ impl Default for Config {
             root_type: None,
             root_patience: Patience::default(),
             root_flags: String::new(),
+            management: ManagementConfig::default(),
+            no_reboot: false,
             remarks: Vec::new(),
         }
     }
@@ -191,6 +198,14 @@ impl Config {
             root_type: line.root_fstype.clone(),
             root_patience: line.root_patience,
             root_flags: line.root_flags.clone().unwrap_or_default(),
+            management: ManagementConfig {
+                enabled: true,
+                umid: line.umid.clone(),
+                uml_dir: line.uml_dir.as_ref().map(PathBuf::from),
+                notify: line.notify.as_ref().map(PathBuf::from),
+                exec: line.exec_allowed,
+            },
+            no_reboot: line.no_reboot,
             remarks: line.remarks.clone(),
         })
     }

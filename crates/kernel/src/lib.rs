@@ -12,15 +12,18 @@ mod disks;
 mod flusher;
 mod hosttree;
 mod machine;
+mod management;
 mod network;
 mod procfs;
 mod run;
 mod sigio;
+mod sysrq;
 mod vdso;
 mod wiring;
 
 pub use config::{Config, End, HostTree, Program, Root, Streams};
 pub use machine::start;
+pub use management::ManagementConfig;
 
 /// What `uname -r` says: the Linux release whose behaviour we follow.
 pub const RELEASE: &str = "6.12.0-umlaut";

@@ -5,18 +5,46 @@
 use crate::boot;
 use crate::cgroupfs::CgroupFs;
 use crate::config::{Config, End};
+use crate::management;
+use crate::sysrq::SysRq;
 use crate::vdso::Vdso;
 use crate::wiring::{INFO, JobControl, Wiring};
 use abi::Errno;
 use host::machine::{HostMachine, start_cpus};
 use host::memory::MemoryFile;
 use host::stub::{Stubs, guest_process_limit};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use sync::sched::Scheduler;
 use task::{Limits, System};
-use vfs::Vfs;
+use vfs::{KernelLog, Vfs};
+
+/// How the machine's end is told to the thread that waits for it.
+pub struct Ending {
+    end: SyncSender<End>,
+    /// Nothing is written back any more.
+    at_once: AtomicBool,
+}
+
+impl Ending {
+    /// The machine ends. The first who says so counts.
+    pub fn end(&self, end: End) {
+        // Full or closed: the machine is ending already.
+        let _ = self.end.try_send(end);
+    }
+    /// It ends at once: what has not been written back is lost, as when its plug is pulled.
+    pub fn at_once(&self, end: End) {
+        self.at_once.store(true, Ordering::SeqCst);
+        self.end(end);
+    }
+    /// It panics, in the words of `text`.
+    pub fn panic(&self, log: &KernelLog, text: &str) {
+        log.print(0, text);
+        self.end(End::Panicked(text.to_owned()));
+    }
+}
 
 /// A machine that is up, before anything runs in it.
 pub struct Machine {
@@ -29,6 +57,11 @@ pub struct Machine {
     pub cgroups: Arc<OnceLock<Arc<CgroupFs>>>,
     /// What can be configured from outside while it runs: drivers register their kinds at boot.
     pub configurable: Arc<mconsole::devices::Devices>,
+    pub vdso: Arc<Vdso>,
+    pub ending: Arc<Ending>,
+    pub sysrq: Arc<SysRq>,
+    /// Its identity on the host.
+    pub host: Arc<management::Host>,
 }
 
 /// Starts a machine and waits until it has ended. Once in a process.
@@ -44,8 +77,11 @@ pub fn start(config: Config) -> End {
                 Ok(()) => wait_for_end(&end),
                 Err(end) => end,
             };
-            shut_down(&machine);
-            ended
+            shut_down(&machine, &ended);
+            match ended {
+                End::Restart if config.no_reboot => End::Halted,
+                ended => ended,
+            }
         }
         Err(sentence) => End::NotStarted(sentence),
     }
@@ -73,13 +109,23 @@ fn bring_up(config: &Config) -> Result<(Machine, Receiver<End>), String> {
     let vdso = Vdso::new(ram, stubs.host_clock_gettime()).map_err(memory_error)?;
     let (sender, end) = sync_channel(1);
     let cgroups = Arc::new(OnceLock::new());
-    let wiring = Wiring { cgroups: cgroups.clone(), scheduler, vfs, vdso, end: sender, first_is_command: config.program.search_path };
+    let ending = Arc::new(Ending { end: sender, at_once: AtomicBool::new(false) });
+    let wiring = Wiring {
+        cgroups: cgroups.clone(),
+        scheduler,
+        vfs,
+        vdso: vdso.clone(),
+        ending: ending.clone(),
+        first_is_command: config.program.search_path,
+    };
     let limits = Limits { threads_max: process_limit.max(16), ..Limits::default() };
     let system = System::new(ram, vfs, Arc::new(stubs), Box::new(wiring), limits);
     crate::sigio::install(system);
     let jobs = Arc::new(JobControl::default());
     let _ = jobs.system.set(system);
-    Ok((Machine { system, vfs, scheduler, stubs, jobs, cgroups, configurable: Arc::default() }, end))
+    let sysrq = SysRq::new(system, scheduler, ending.clone());
+    let host = management::Host::prepare(&vfs.log, &config.management);
+    Ok((Machine { system, vfs, scheduler, stubs, jobs, cgroups, configurable: Arc::default(), vdso, ending, sysrq, host }, end))
 }
 
 /// Waits for the machine to say that it has ended, or for this process to be told to end.
@@ -93,9 +139,17 @@ fn wait_for_end(end: &Receiver<End>) -> End {
     }
 }
 
-/// Lets output drain and gives the terminal back. Stubs and threads end with the process.
-fn shut_down(machine: &Machine) {
-    machine.vfs.sync_all();
+/// Takes away what the machine has on the host, lets output drain and gives the terminal back. Stubs and threads end with the process.
+fn shut_down(machine: &Machine, ended: &End) {
+    if let End::Panicked(text) = ended {
+        machine.host.notify_panic(text);
+    }
+    // A stopped machine can end too, and what follows waits for times.
+    sync::continue_clock();
+    if !machine.ending.at_once.load(Ordering::SeqCst) {
+        machine.vfs.sync_all();
+    }
+    machine.host.remove();
     // A reader that does not read keeps us no longer than this; what it missed is its own affair.
     let _ = host::channel::flush_all(Some(sync::monotonic_ns() + 5_000_000_000));
     host::channel::restore_terminals();

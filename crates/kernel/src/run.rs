@@ -25,8 +25,13 @@ pub fn run(mut current: Current) {
 fn serve(current: &mut Current) {
     use platform::Exit;
     while current.before_guest() == Next::Resume {
+        // The machine was stopped meanwhile; what has happened since comes first.
+        if sync::gate() {
+            continue;
+        }
         match current.resume() {
             Exit::Syscall { number, args, ip } => {
+                current.note_call(number, ip);
                 let judged = current.judge_call(number, args, ip);
                 let outcome = judged.unwrap_or_else(|| syscall::call(current, number, args));
                 current.finish_call(number, outcome);

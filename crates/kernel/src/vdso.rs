@@ -2,6 +2,7 @@
 
 use abi::Errno;
 use ram::{Frame, Ram};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 use vfs::{Mapper, Pages};
 
@@ -12,6 +13,7 @@ const ID: u64 = u64::MAX;
 pub struct Vdso {
     frames: [Frame; 2],
     host_clock_gettime: u64,
+    realtime_offset_ns: AtomicI64,
 }
 
 impl Vdso {
@@ -20,15 +22,21 @@ impl Vdso {
         let frames = [ram.alloc_zeroed()?, ram.alloc_zeroed()?];
         let [image, _] = &frames;
         image.write(0, &host::vdso::image());
-        let vdso = Vdso { frames, host_clock_gettime };
-        vdso.set_realtime_offset(0);
+        let vdso = Vdso { frames, host_clock_gettime, realtime_offset_ns: AtomicI64::new(0) };
+        vdso.clocks_changed();
         Ok(Arc::new(vdso))
     }
 
     /// The guest's real-time clock shows this much more than the host's.
     pub fn set_realtime_offset(&self, offset_ns: i64) {
+        self.realtime_offset_ns.store(offset_ns, Ordering::SeqCst);
+        self.clocks_changed();
+    }
+
+    /// The machine's clocks have other offsets now: it was stopped, and goes on.
+    pub fn clocks_changed(&self) {
         let mut offsets_ns = host::clock::MachineClock::vdso_offsets_ns();
-        offsets_ns[0] = offset_ns;
+        offsets_ns[0] = self.realtime_offset_ns.load(Ordering::SeqCst);
         let [_, data] = &self.frames;
         data.write(0, &host::vdso::Data { trap: false, offsets_ns }.bytes(self.host_clock_gettime));
     }

@@ -1,12 +1,12 @@
 //! What joins the rooms: the kernel's answers to `task`'s hooks and to the terminals' questions.
 
 use crate::config::End;
+use crate::machine::Ending;
 use crate::run;
 use crate::vdso::Vdso;
 use abi::{Errno, SigInfo, Signal, WaitStatus};
 use drivers::terminal::{Jobs, Tty};
 use std::any::Any;
-use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, OnceLock};
 use sync::Fiber;
 use sync::sched::Scheduler;
@@ -24,17 +24,9 @@ pub struct Wiring {
     pub vfs: &'static vfs::Vfs,
     pub vdso: Arc<Vdso>,
     pub cgroups: Arc<OnceLock<Arc<crate::cgroupfs::CgroupFs>>>,
-    /// Where the machine's end is told; the first one counts.
-    pub end: SyncSender<End>,
+    pub ending: Arc<Ending>,
     /// The first process is a command, and its end is the machine's.
     pub first_is_command: bool,
-}
-
-impl Wiring {
-    fn ended(&self, end: End) {
-        // Full or closed: the machine is ending already.
-        let _ = self.end.try_send(end);
-    }
 }
 
 impl Hooks for Wiring {
@@ -52,12 +44,11 @@ impl Hooks for Wiring {
     }
     fn init_died(&self, status: WaitStatus) {
         if self.first_is_command {
-            self.ended(End::Exited(status));
+            self.ending.end(End::Exited(status));
             return;
         }
         let text = format!("Kernel panic - not syncing: Attempted to kill init! exitcode=0x{:08x}", status.encode());
-        self.vfs.log.print(0, &text);
-        self.ended(End::Panicked(text));
+        self.ending.panic(&self.vfs.log, &text);
     }
     fn power(&self, power: Power) {
         self.vfs.sync_all();
@@ -67,7 +58,10 @@ impl Hooks for Wiring {
             Power::Restart => "reboot: Restarting system",
         };
         self.vfs.log.print(0, text);
-        self.ended(if power == Power::Restart { End::Restart } else { End::Halted });
+        self.ending.end(if power == Power::Restart { End::Restart } else { End::Halted });
+    }
+    fn realtime_was_set(&self, offset_ns: i64) {
+        self.vdso.set_realtime_offset(offset_ns);
     }
     fn cgroup_of(&self, file: &vfs::OpenFile) -> Option<task::cgroup::GroupId> {
         self.cgroups.get()?.group_of(file.inode())

@@ -9,6 +9,7 @@ use abi::{Restart, SysResult, WaitStatus};
 use mm::AddressSpace;
 use platform::GuestThread;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use vfs::{Caller, Credentials, FdTable, FsContext, MountNamespace};
 
 /// What restart_syscall(2) does in place of an interrupted call.
@@ -158,6 +159,7 @@ impl Current {
     }
     /// Another address space, and a thread in it (exec). The old ones go.
     pub(crate) fn set_memory(&mut self, memory: Arc<AddressSpace>, thread: Box<dyn GuestThread>) {
+        self.task.host_thread.store(thread.host_number(), Ordering::Relaxed);
         // The old thread first: nothing may run in an address space that goes away.
         let old_thread = std::mem::replace(&mut self.thread, thread);
         drop(old_thread);

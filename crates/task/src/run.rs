@@ -3,8 +3,10 @@
 //! ```text
 //! current.begin();
 //! while current.before_guest() == Next::Resume {
+//!     if sync::gate() { continue }
 //!     match current.resume() {
-//!         Exit::Syscall { number, args, .. } => {
+//!         Exit::Syscall { number, args, ip } => {
+//!             current.note_call(number, ip);
 //!             let outcome = syscall::call(&mut current, number, args);
 //!             current.finish_call(number, outcome);
 //!         }
@@ -82,6 +84,7 @@ impl Current {
         let fiber = sync::current();
         RUNNING.lock().insert(fiber.id(), self.task().clone());
         self.task().set_fiber(fiber.clone());
+        self.task().host_thread.store(self.thread.host_number(), Ordering::Relaxed);
         self.process().signals().set_fiber(self.tid(), fiber);
     }
 
@@ -106,9 +109,17 @@ impl Current {
         exit
     }
 
+    /// Notes, for those who look at the thread from outside, that a call is served for it.
+    pub fn note_call(&self, number: u64, ip: u64) {
+        let task = self.task();
+        task.in_call.store(number.wrapping_add(1), Ordering::Relaxed);
+        task.last_ip.store(ip, Ordering::Relaxed);
+    }
+
     /// Sets what a system call returns, or remembers that it was interrupted.
     pub fn finish_call(&mut self, number: u64, outcome: Outcome) {
         self.call = None;
+        self.task().in_call.store(0, Ordering::Relaxed);
         match outcome {
             Outcome::Value(value) => self.thread.set_result(value),
             Outcome::Error(SysError::Errno(errno)) => self.thread.set_result(-i64::from(errno.raw()) as u64),
@@ -424,7 +435,19 @@ impl crate::system::System {
             return;
         }
         self.last_oom_ns.store(now.max(1), Ordering::Relaxed);
-        let victim = self.oom_victim().unwrap_or_else(|| asking.clone());
+        self.kill_for_memory(&self.oom_victim().unwrap_or_else(|| asking.clone()));
+    }
+
+    /// Kills the process that [`System::out_of_memory`] would kill; false when there is none but the first.
+    pub fn kill_somebody(&self) -> bool {
+        let victim = self.oom_victim();
+        if let Some(victim) = &victim {
+            self.kill_for_memory(victim);
+        }
+        victim.is_some()
+    }
+
+    fn kill_for_memory(&self, victim: &Process) {
         let name = victim.any_thread().map(|t| t.comm_text()).unwrap_or_default();
         self.hooks.log(&format!("Out of memory: Killed process {} ({name})", victim.pid()));
         victim.kill_forcibly();

@@ -12,7 +12,7 @@ use abi::{Errno, RLIM_INFINITY, RLIM_NLIMITS, Resource, Rlimit, SigInfo, WaitSta
 use platform::Platform;
 use ram::Ram;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Weak};
 use sync::{Fiber, Rank, SpinLock};
 use vfs::Vfs;
@@ -77,10 +77,8 @@ pub trait Hooks: Send + Sync {
     fn init_died(&self, status: WaitStatus);
     /// reboot(2): the machine ends, or begins again. May return; the caller's process goes on until it does not.
     fn power(&self, power: Power);
-    /// What the kernel log holds, for syslog(2).
-    fn read_log(&self) -> Vec<u8> {
-        Vec::new()
-    }
+    /// clock_settime(2): the real-time clock shows this much more than the host's.
+    fn realtime_was_set(&self, _offset_ns: i64) {}
     /// The pages of the guest's vDSO, to be mapped in every program.
     fn vdso(&self) -> Option<Arc<dyn vfs::Pages>> {
         None
@@ -175,6 +173,8 @@ pub struct System {
     pub(crate) realtime_offset_ns: AtomicI64,
     /// When a process was last killed for its memory; 0: never.
     pub(crate) last_oom_ns: AtomicU64,
+    /// Ctrl-Alt-Del restarts the machine at once; otherwise the first process gets SIGINT. reboot(2).
+    pub ctrl_alt_del_restarts: AtomicBool,
     /// Processes made since then, for `/proc/stat`.
     pub forks: AtomicU64,
     table: SpinLock<Table>,
@@ -209,6 +209,7 @@ impl System {
             started_at_ns: sync::monotonic_ns(),
             realtime_offset_ns: AtomicI64::new(0),
             last_oom_ns: AtomicU64::new(0),
+            ctrl_alt_del_restarts: AtomicBool::new(true),
             forks: AtomicU64::new(0),
             table: SpinLock::ranked(Rank::Processes, table),
             users: SpinLock::default(),

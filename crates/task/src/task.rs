@@ -89,6 +89,12 @@ pub struct Task {
     pub(crate) vfork: SpinLock<Option<Arc<VforkDone>>>,
     /// It runs guest code now.
     pub in_guest: AtomicBool,
+    /// The system call that is served for it, plus one; 0: none.
+    pub(crate) in_call: AtomicU64,
+    /// Where in guest code it came from when it made its last system call.
+    pub(crate) last_ip: AtomicU64,
+    /// The host's number of the thread that runs its guest code, as the platform counts.
+    pub(crate) host_thread: AtomicU64,
     pub usage: Usage,
     /// sched(7): nice value, policy and real-time priority; kept, not obeyed.
     pub nice: AtomicI32,
@@ -101,7 +107,33 @@ pub struct Task {
     _charge: Charge,
 }
 
+/// Where a thread is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Position {
+    /// The system call that the kernel serves for it.
+    pub call: Option<u64>,
+    /// Instruction pointer in guest code.
+    pub ip: u64,
+    /// Stack pointer in guest code, where the host tells.
+    pub sp: Option<u64>,
+}
+
 impl Task {
+    /// Where it is. It goes on meanwhile unless the machine is stopped.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        let call = self.in_call.load(Ordering::Relaxed).checked_sub(1);
+        let told = self.process.system.platform.user_position(self.host_thread.load(Ordering::Relaxed));
+        let last = self.last_ip.load(Ordering::Relaxed);
+        Position { call, ip: told.map_or(last, |(ip, _)| ip), sp: told.map(|(_, sp)| sp) }
+    }
+
+    /// Whether it sleeps where no signal reaches it (state `D`).
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.in_call.load(Ordering::Relaxed) != 0 && self.fiber.get().is_some_and(Fiber::is_blocked)
+    }
+
     pub(crate) fn new(
         tid: i32,
         process: Arc<Process>,
@@ -125,6 +157,9 @@ impl Task {
             seccomp_changed: AtomicBool::new(false),
             vfork: SpinLock::new(None),
             in_guest: AtomicBool::new(false),
+            in_call: AtomicU64::new(0),
+            last_ip: AtomicU64::new(0),
+            host_thread: AtomicU64::new(0),
             usage: Usage::default(),
             nice: AtomicI32::new(nice),
             policy: AtomicI32::new(0),
