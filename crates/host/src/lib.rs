@@ -8,6 +8,7 @@ pub mod clock;
 pub mod fiber;
 pub mod files;
 pub mod identity;
+mod holes;
 pub mod link;
 pub mod machine;
 pub mod memory;

@@ -4,12 +4,14 @@
 //! * [`manifest`] reads the few lines of a `Cargo.toml` that the layer test needs.
 //! * [`disk`] makes disk images and boots them.
 //! * [`managed`] is a machine with a shell and a management console, for tests that talk to both.
+//! * [`guests`] runs the programs of `tests/guest`.
 //! * [`machine`] builds the program, packs an initramfs and boots it, with a limit on how long it may take.
 //!
 //! Not here: anything that the machine itself uses. No crate depends on this one.
 #![forbid(unsafe_code)]
 
 pub mod disk;
+pub mod guests;
 pub mod machine;
 pub mod managed;
 pub mod manifest;

@@ -13,6 +13,7 @@
 
 use super::code::Addresses;
 use super::layout as l;
+use crate::holes::{self, Hole};
 use abi::raw::general as nr;
 
 /// One classic BPF instruction, `struct sock_filter`.
@@ -169,7 +170,13 @@ fn address(n: u32, value: u64) -> [(u32, u32); 2] {
 
 /// What both kinds of guest threads may do besides reporting: go back to guest code, and unblock the signals of the hand-over at birth.
 fn sigreturn_and_mask(ip: &Addresses) -> Vec<Instruction> {
+    if holes::open(Hole::AddressRange) {
+        return vec![answer(RET_ALLOW)];
+    }
     let mut code = at(ip.sigreturn, exactly(&[(NUMBER, nr::__NR_rt_sigreturn)]));
+    if holes::open(Hole::SetUpAddress) {
+        code.extend(at(ip.mask, vec![answer(RET_ALLOW)]));
+    }
     let mut mask = vec![(NUMBER, nr::__NR_rt_sigprocmask), (arg_low(0), 2)];
     mask.extend(address(1, l::CONST + l::GUEST_MASK as u64));
     mask.extend(address(2, 0));
@@ -181,8 +188,8 @@ fn sigreturn_and_mask(ip: &Addresses) -> Vec<Instruction> {
 pub fn guest(ip: &Addresses, around: Around) -> Vec<Instruction> {
     let mut stub = vec![load(IP_LOW)];
     stub.extend(at(ip.trap, vec![answer(RET_USER_NOTIF)]));
-    stub.extend(sigreturn_and_mask(ip));
     stub.extend(at(ip.birth, vec![answer(RET_USER_NOTIF)]));
+    stub.extend(sigreturn_and_mask(ip));
     stub.push(answer(RET_TRAP));
 
     // vsyscall's page has all ones in its high word.
@@ -235,6 +242,7 @@ pub fn guest_with_socket(ip: &Addresses, of: SocketOf) -> Vec<Instruction> {
     receive.extend(of.frame.iter().flat_map(|frame| address(5, *frame)));
 
     let mut code = in_stub();
+    code.extend(at(ip.birth, vec![answer(RET_TRAP)]));
     code.extend(sigreturn_and_mask(ip));
     code.extend(at(ip.send, exactly(&send)));
     code.extend(at(ip.receive, exactly(&receive)));

@@ -13,6 +13,7 @@ use super::listener::{HandOver, Listener, Socket, is_silent};
 use super::notify::{self, Answer, Notification};
 use super::template::{self, SpawnError, Template, put, put_message, put_program, put_words, word};
 use super::thread::{self, Frame, GuestThread, Parked, Pending};
+use crate::holes::{self, Hole};
 use crate::sys::{self, Mapping};
 use abi::Errno;
 use platform::{GuestSpace, MapCommand, Platform, Protection, SpaceGone};
@@ -268,6 +269,10 @@ impl Stubs {
         });
         lock(&self.live).insert(pid, Arc::downgrade(&stub));
         self.counters.stubs_made.fetch_add(1, Ordering::Relaxed);
+        if holes::open(Hole::CommandPage) {
+            let protect = [u64::from(abi::raw::general::__NR_mprotect), l::COMMAND, l::COMMAND_LEN as u64, 3, 0, 0, 0, 0];
+            stub.run(&[protect]).map_err(|SpaceGone| Errno::EAGAIN)?;
+        }
         let parked = stub.make_thread()?;
         lock(&stub.threads).parked.push(parked);
         Ok(stub)
@@ -606,6 +611,7 @@ impl GuestSpace for Space {
                     let flags = (libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE) as u64;
                     [u64::from(nr::__NR_mmap), addr, len, bits(protection), flags, l::FD_RAM as u64, offset, 0]
                 }
+                MapCommand::Unmap { addr: 4096, .. } if holes::open(Hole::LiveThread) => continue,
                 MapCommand::Unmap { addr, len } => {
                     assert!(inside(addr, len), "{command:?}");
                     [u64::from(nr::__NR_munmap), addr, len, 0, 0, 0, 0, 0]
@@ -637,6 +643,10 @@ impl Drop for Space {
     fn drop(&mut self) {
         let stub = &self.stub;
         if stub.gone.load(Ordering::SeqCst) {
+            return;
+        }
+        if holes::open(Hole::LiveThread) {
+            stub.stubs.give_back(stub.clone());
             return;
         }
         if stub.stubs.hand_over == HandOver::Trap {

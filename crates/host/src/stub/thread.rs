@@ -13,6 +13,7 @@ use super::layout as l;
 use super::listener::{HandOver, Listener};
 use super::notify::{Answer, Notification};
 use super::space::{Stub, Stubs};
+use crate::holes::{self, Hole};
 use crate::sys;
 use abi::arch::Regs;
 use abi::{Errno, Signal};
@@ -410,6 +411,12 @@ impl platform::GuestThread for GuestThread {
 
 impl Drop for GuestThread {
     fn drop(&mut self) {
+        if holes::open(Hole::LiveThread)
+            && let Pending::Frame { id, .. } = self.parked().pending
+            && let Ok(home) = self.home()
+        {
+            let _ = self.parked().listener.answer(id, Answer::Value(home));
+        }
         if let Some(parked) = self.parked.take() {
             if matches!(parked.pending, Pending::None) {
                 // Not stopped, so not proved harmless.
