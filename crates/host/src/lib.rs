@@ -16,4 +16,5 @@ pub mod network;
 pub mod start;
 pub mod stub;
 mod sys;
+pub mod tun;
 pub mod vdso;

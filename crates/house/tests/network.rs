@@ -68,7 +68,7 @@ fn our_switch() -> PathBuf {
             let directory = programs().linux.parent().unwrap().to_path_buf();
             if std::env::var_os("UMLAUT_PROGRAMS").is_none() {
                 let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-                cargo.current_dir(house::repository()).args(["build", "--quiet", "-p", "tools", "--bin", "uml_switch"]);
+                cargo.current_dir(house::repository()).args(["build", "--quiet", "-p", "tools", "--bin", "uml_switch", "--bin", "tunctl"]);
                 if !cfg!(debug_assertions) {
                     cargo.arg("--release");
                 }
@@ -119,15 +119,19 @@ fn bulk() -> String {
 
 /// Two machines: pings, none lost, and a stream whose bytes arrive as they were sent.
 fn converse(first: &str, second: &str) {
+    converse_by("eth0", first, second);
+}
+
+fn converse_by(name: &str, first: &str, second: &str) {
     let server = "ip addr add 10.9.0.2/24 dev eth0 && ip link set eth0 up && mkfifo /tmp/open && echo ready && nc -l -p 5000 <>/tmp/open | sha256sum";
-    let mut server = machine(&[second.to_owned()], server);
+    let mut server = machine(&[second.to_owned()], &server.replace("eth0", name));
     until(&mut server, "ready");
     let client = format!(
         "ip addr add 10.9.0.1/24 dev eth0 && ip link set eth0 up && cat /sys/class/net/eth0/address && ping -q -c 30 -A 10.9.0.2 && \
          {} | nc 10.9.0.2 5000; ip -s link show eth0; echo ended",
         bulk()
     );
-    let mut client = machine(&[first.to_owned()], &client);
+    let mut client = machine(&[first.to_owned()], &client.replace("eth0", name));
     let said = until(&mut client, "ended");
     assert!(said.contains("30 packets received, 0% packet loss"), "{said}");
     assert_eq!(said.lines().next(), Some("fe:fd:0a:09:00:01"), "{said}");
@@ -166,6 +170,86 @@ fn two_machines_talk_by_a_multicast_group() {
 fn two_machines_talk_by_datagrams_from_one_to_the_other() {
     let port = 30_000 + std::process::id() % 10_000 * 2;
     converse(&format!("eth0=ucast,,127.0.0.1,{port},{}", port + 1), &format!("eth0=ucast,,127.0.0.1,{},{port}", port + 1));
+}
+
+#[test]
+fn two_machines_talk_by_a_pair_of_sockets_that_they_inherit() {
+    use rustix::io::{FdFlags, fcntl_setfd};
+    use std::os::fd::AsRawFd;
+    let (first, second) = std::os::unix::net::UnixDatagram::pair().unwrap();
+    let device = |end: &std::os::unix::net::UnixDatagram| {
+        // Other tests' machines may inherit it too; they look at none that they are not told of.
+        fcntl_setfd(end, FdFlags::empty()).unwrap();
+        format!("vec0:transport=fd,fd={},depth=32", end.as_raw_fd())
+    };
+    converse_by("vec0", &device(&first), &device(&second));
+}
+
+/// Runs a script of the host's shell in a network namespace of its own, with `$UMLAUT` and `$TUNCTL`; `None` where that is not allowed.
+fn in_a_namespace(script: &str) -> Option<String> {
+    let may = Command::new("unshare").args(["-n", "sh", "-c", "ip link set lo up && exec 3<>/dev/net/tun"]).output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        println!("skipped: no root, no namespaces or no /dev/net/tun here");
+        return None;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["-n", "sh", "-c", &format!("set -e; ip link set lo up; {script}; echo ended")]);
+    command.env("UMLAUT", &programs().umlaut).env("TUNCTL", our_switch().with_file_name("tunctl")).env("SWITCH", our_switch());
+    Some(until(&mut Running::start(&mut command).unwrap(), "ended"))
+}
+
+/// A machine with `device` and the host behind tap `tap7`: pings, and streams both ways.
+fn converse_by_tap(device: &str, name: &str) {
+    let bulk = bulk();
+    let guest = format!(
+        "ip addr add 10.77.0.2/24 dev {name}; ip link set {name} up; ping -q -c 30 -A 10.77.0.1; mkfifo /tmp/open;
+         nc 10.77.0.1 5000 <>/tmp/open | sha256sum; {bulk} | nc 10.77.0.1 5001"
+    );
+    let script = format!(
+        "$TUNCTL -t tap7; ip addr add 10.77.0.1/24 dev tap7; ip link set tap7 up; open=$(mktemp -u); mkfifo $open;
+         {bulk} | busybox nc -l -p 5000 & busybox nc -l -p 5001 <>$open | sha256sum & sleep 0.3
+         $UMLAUT run --mem 192M --cpus 1 --workdir /tmp --device {device} -- busybox sh -c '{guest}'; wait; rm $open; $TUNCTL -d tap7"
+    );
+    let Some(said) = in_a_namespace(&script) else { return };
+    assert!(said.contains("30 packets received, 0% packet loss"), "{said}");
+    let sum = host_says(&format!("{bulk} | sha256sum"));
+    assert_eq!(said.matches(&sum).count(), 2, "{said}");
+    assert!(said.contains("Set 'tap7' persistent and owned by uid 0\n") && said.contains("Set 'tap7' nonpersistent\n"), "{said}");
+}
+
+#[test]
+fn a_machine_talks_with_the_host_by_a_vector_tap_with_large_packets() {
+    converse_by_tap("vec0:transport=tap,ifname=tap7,gro=1", "vec0");
+}
+
+#[test]
+fn a_machine_talks_with_the_host_by_a_tap_that_tunctl_made() {
+    converse_by_tap("eth0=tuntap,tap7", "eth0");
+}
+
+#[test]
+fn a_machine_talks_with_the_host_through_an_interface_of_the_host() {
+    let script = "ip link add p0 type veth peer name p1 2>/dev/null || { echo no veth; exit 0; }
+        ip addr add 10.78.0.1/24 dev p0; ip link set p0 up; ip link set p1 up
+        $UMLAUT run --mem 192M --cpus 1 --workdir /tmp --device vec0:transport=raw,ifname=p1 -- \
+        busybox sh -c 'ip addr add 10.78.0.2/24 dev vec0; ip link set vec0 up; ping -q -c 10 -A 10.78.0.1'";
+    let Some(said) = in_a_namespace(script) else { return };
+    if said.contains("no veth") {
+        println!("skipped: no root, no namespaces or no /dev/net/tun here (and no veth)");
+        return;
+    }
+    assert!(said.contains("10 packets received, 0% packet loss"), "{said}");
+}
+
+#[test]
+fn a_switch_reaches_the_host_by_its_tap() {
+    let script = "$TUNCTL -t tap7 >/dev/null; ip addr add 10.79.0.1/24 dev tap7; ip link set tap7 up; at=$(mktemp -d)
+        $SWITCH -unix $at/ctl -tap tap7 </dev/null >$at/log & pid=$!
+        until grep -q attached $at/log; do sleep 0.05; done
+        $UMLAUT run --mem 192M --cpus 1 --workdir /tmp --device eth0=daemon,,unix,$at/ctl -- \
+        busybox sh -c 'ip addr add 10.79.0.2/24 dev eth0; ip link set eth0 up; ping -q -c 10 -A 10.79.0.1'; kill $pid; head -1 $at/log; rm -r $at";
+    let Some(said) = in_a_namespace(script) else { return };
+    assert!(said.contains("10 packets received, 0% packet loss") && said.contains(" tap device 'tap7'\n"), "{said}");
 }
 
 #[test]

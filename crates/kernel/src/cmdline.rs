@@ -131,7 +131,6 @@ const NOT_YET: &[&str] = &[
     "fake_ide",
     "udb",
     "uml_dir_symlink",
-    "vec*",
     "tty_log_fd",
     "tty_log_dir",
     "gdb-pid",
@@ -145,7 +144,7 @@ const NOT_YET: &[&str] = &[
 ];
 
 /// Network interfaces, which read their own settings.
-const INTERFACES: &[&str] = &["eth*"];
+const INTERFACES: &[&str] = &["eth*", "vec*"];
 
 /// Options that ask for what is always so here, or for a mechanism that we do not use.
 const NO_MATTER: &[&str] = &[
@@ -486,8 +485,8 @@ mod tests {
 
     #[test]
     fn options_that_we_lack_are_named_and_boot_goes_on() {
-        let line = parse("vec0:transport=gre dsp=/dev/dsp mode=tt seccomp=off").unwrap();
-        assert!(line.remarks.iter().any(|r| r == "vec0:transport: not supported yet"));
+        let line = parse("resume=/dev/ubdb dsp=/dev/dsp mode=tt seccomp=off").unwrap();
+        assert!(line.remarks.iter().any(|r| r == "resume: not supported yet"));
         assert!(line.remarks.iter().any(|r| r == "dsp: not supported yet"));
         assert!(line.init_env.is_empty() && line.remarks.len() == 4);
     }

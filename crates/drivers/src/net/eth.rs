@@ -104,6 +104,19 @@ mod tests {
     }
 
     #[test]
+    fn a_tap_that_is_there_needs_no_helper() {
+        let tap = |name: &str| Wire::Tap { name: name.into(), offload: true, if_up: None };
+        assert_eq!(spec("0=tuntap,tap3,fe:fd:0:0:0:1").wire, tap("tap3"));
+        assert_eq!(spec("0=tuntap,tap3").backend, "TUN/TAP backend - ");
+        assert_eq!(
+            said("0=tuntap,,,192.168.0.254"),
+            "tuntap: a tap made by uml_net is not supported yet; name one that tunctl made: eth0=tuntap,tap0"
+        );
+        assert_eq!(said("0=tuntap"), "tuntap: a tap made by uml_net is not supported yet; name one that tunctl made: eth0=tuntap,tap0");
+        assert!(said("0=tuntap,averyveryverylongname").contains("averyveryverylongname"));
+    }
+
+    #[test]
     fn what_can_not_be_read_is_said_in_the_words_of_the_reference() {
         assert_eq!(said("x=mcast"), "eth_setup - Couldn't parse 'x=mcast' : Bad device number");
         assert_eq!(said("0"), "eth_setup - Couldn't parse '0' : Expected '=' after device number");

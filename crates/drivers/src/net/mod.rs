@@ -1,4 +1,5 @@
-//! Network interfaces: what `eth` options say ([`eth`], one module per transport in [`transport`]), hardware addresses ([`mac`]), and the interface
+//! Network interfaces: what `eth` and `vec` options say ([`eth`] with one module per transport in
+//! [`transport`], [`vec`]), hardware addresses ([`mac`]), and the interface
 //! itself ([`Device`]), which carries frames between the machine's stack and a link of the host.
 //!
 //! What it is not: the stack (`net`), opening sockets and devices of the host (`host`, which `kernel` joins with this), or configuration at run
@@ -9,6 +10,7 @@
 pub mod eth;
 pub mod mac;
 pub mod transport;
+pub mod vec;
 
 use abi::Errno;
 use mac::MacChoice;

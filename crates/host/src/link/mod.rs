@@ -9,9 +9,12 @@
 
 mod daemon;
 mod datagram;
+mod device;
+mod virtio;
 
 pub use daemon::{ControlProtocol, SwitchPort};
 pub use datagram::{Multicast, Unicast};
+pub use device::{Inherited, RawInterface, TapDevice};
 
 use abi::Errno;
 use platform::{HostFrame, HostLink, LinkOffload};
@@ -90,10 +93,14 @@ struct Opened {
 #[derive(Default)]
 struct Counters {
     receive_calls: AtomicU64,
+    received: AtomicU64,
     send_calls: AtomicU64,
+    sent: AtomicU64,
     send_errors: AtomicU64,
     receive_max: AtomicU64,
     send_max: AtomicU64,
+    refusals: AtomicU64,
+    restarts: AtomicU64,
 }
 
 struct Shared {
@@ -199,6 +206,7 @@ impl Shared {
             return result;
         }
         self.counters.receive_calls.fetch_add(1, Ordering::Relaxed);
+        self.counters.received.fetch_add(frames.len() as u64, Ordering::Relaxed);
         self.counters.receive_max.fetch_max(frames.len() as u64, Ordering::Relaxed);
         {
             let mut queues = self.queues();
@@ -242,6 +250,7 @@ impl Shared {
     fn send_loop(&self, opened: &Opened) {
         while let Some(batch) = self.wait_work(opened) {
             self.counters.send_calls.fetch_add(1, Ordering::Relaxed);
+            self.counters.sent.fetch_add(batch.len() as u64, Ordering::Relaxed);
             self.counters.send_max.fetch_max(batch.len() as u64, Ordering::Relaxed);
             let mut rest = &batch[..];
             while !rest.is_empty() {
@@ -267,6 +276,7 @@ impl Shared {
                 room
             };
             if room {
+                self.counters.restarts.fetch_add(1, Ordering::Relaxed);
                 self.notify(Events::OUT);
             }
         }
@@ -331,6 +341,7 @@ impl HostLink for Link {
             let len = frame.buffer.capacity();
             if queues.to_host_bytes + len > QUEUE_BYTES && !queues.to_host.is_empty() {
                 queues.refused = true;
+                self.0.counters.refusals.fetch_add(1, Ordering::Relaxed);
                 return Err(frame);
             }
             queues.to_host_bytes += len;
@@ -358,12 +369,23 @@ impl HostLink for Link {
     fn statistics(&self) -> Vec<(&'static str, u64)> {
         let counters = &self.0.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let average = |frames: &AtomicU64, calls: &AtomicU64| get(frames) / get(calls).max(1);
+        // The reference's names, in its order.
         vec![
             ("rx_queue_max", get(&counters.receive_max)),
-            ("rx_calls", get(&counters.receive_calls)),
+            ("rx_queue_running_average", average(&counters.received, &counters.receive_calls)),
             ("tx_queue_max", get(&counters.send_max)),
-            ("tx_calls", get(&counters.send_calls)),
-            ("tx_host_errors", get(&counters.send_errors)),
+            ("tx_queue_running_average", average(&counters.sent, &counters.send_calls)),
+            ("rx_encaps_errors", 0),
+            ("tx_timeout_count", get(&counters.send_errors)),
+            ("tx_restart_queue", get(&counters.restarts)),
+            ("tx_kicks", get(&counters.send_calls)),
+            ("tx_flow_control_xon", get(&counters.restarts)),
+            ("tx_flow_control_xoff", get(&counters.refusals)),
+            ("rx_csum_offload_good", 0),
+            ("rx_csum_offload_errors", 0),
+            ("sg_ok", 0),
+            ("sg_linearized", 0),
         ]
     }
 }

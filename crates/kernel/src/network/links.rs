@@ -2,7 +2,7 @@
 
 use crate::wiring::INFO;
 use drivers::net::transport::Wire;
-use host::link::{ControlProtocol, Link, Multicast, SwitchPort, Transport, Unicast};
+use host::link::{ControlProtocol, Inherited, Link, Multicast, RawInterface, SwitchPort, TapDevice, Transport, Unicast};
 use platform::HostLink;
 use std::sync::Arc;
 use switch::protocol::{self, Address};
@@ -13,11 +13,24 @@ pub fn make(wire: &Wire, name: &str, vfs: &'static Vfs) -> Result<Arc<dyn HostLi
     let transport: Box<dyn Transport> = match wire {
         Wire::Switch { control } => Box::new(Arc::new(SwitchPort { path: control.into(), protocol: Box::new(Version3) })),
         Wire::Multicast { group, ttl } => Box::new(Multicast { group: *group, ttl: *ttl }),
+        Wire::Tap { name, offload, if_up } => Box::new(TapDevice { name: tap_name(name), offload: *offload, if_up: if_up.clone() }),
+        Wire::Raw { name, offload, if_up } => Box::new(RawInterface { name: name.clone(), offload: *offload, if_up: if_up.clone() }),
+        Wire::Inherited { number } => Box::new(Inherited { number: *number }),
         Wire::Unicast { remote, listen_port } => Box::new(Unicast { remote: *remote, listen_port: *listen_port }),
     };
     let name = name.to_owned();
     let log = move |text: &str| vfs.log.print(INFO, &format!("Device '{name}': {text}"));
     Ok(Arc::new(Link::new(transport, Box::new(log))))
+}
+
+/// A tap that nobody named gets a name that is likely free.
+fn tap_name(name: &str) -> String {
+    if !name.is_empty() {
+        return name.to_owned();
+    }
+    let mut bytes = [0; 3];
+    host::checks::entropy(&mut bytes);
+    bytes.iter().fold("tap".to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
 /// Version 3 of the switch's control protocol.

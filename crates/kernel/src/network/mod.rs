@@ -4,6 +4,7 @@
 
 mod links;
 mod sys;
+mod vector;
 
 use crate::config::Config;
 use crate::machine::Machine;
@@ -39,6 +40,7 @@ pub fn make(machine: &Machine, config: &Config, sysfs: &Arc<Sysfs>) {
         }
     }
     machine.configurable.register(eth);
+    vector::make(machine, config, network);
     if config.program.search_path {
         // There is no init that would do it.
         network

@@ -4,9 +4,11 @@
 
 mod daemon;
 mod mcast;
+mod tuntap;
 mod ucast;
 
 use std::net::SocketAddrV4;
+pub(super) use tuntap::NAME_MAX;
 
 /// Where an interface's frames go.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +19,12 @@ pub enum Wire {
     Multicast { group: SocketAddrV4, ttl: u8 },
     /// One other station, by UDP.
     Unicast { remote: SocketAddrV4, listen_port: u16 },
+    /// A tap of the host.
+    Tap { name: String, offload: bool, if_up: Option<String> },
+    /// An interface of the host.
+    Raw { name: String, offload: bool, if_up: Option<String> },
+    /// A descriptor that was inherited.
+    Inherited { number: i32 },
 }
 
 /// What the arguments of a transport say.
@@ -42,7 +50,7 @@ const TRANSPORTS: &[Transport] = &[
     Transport { name: "daemon", parse: daemon::parse },
     Transport { name: "mcast", parse: mcast::parse },
     Transport { name: "ucast", parse: ucast::parse },
-    Transport { name: "tuntap", parse: not_yet },
+    Transport { name: "tuntap", parse: tuntap::parse },
     Transport { name: "slirp", parse: not_yet },
     Transport { name: "ethertap", parse: not_yet },
     Transport { name: "slip", parse: not_yet },
