@@ -208,6 +208,27 @@ static void mixed(void)
     CHECK("no pairs", FAILS(socketpair(AF_INET, SOCK_STREAM, 0, p), EOPNOTSUPP));
 }
 
+/* A raw socket of ICMP takes only the types that its filter lets through: raw(7). */
+static void icmp_filter(void)
+{
+    int s = socket(AF_INET, SOCK_RAW, IPPROTO_ICMP), other = socket(AF_INET, SOCK_RAW, IPPROTO_UDP), udp = socket(AF_INET, SOCK_DGRAM, 0);
+    if (s < 0)
+        return;
+    unsigned filter = ~(1u << 0), got = 0;
+    socklen_t n = sizeof got;
+    CHECK("ICMP_FILTER", setsockopt(s, SOL_RAW, 1, &filter, sizeof filter) == 0 && getsockopt(s, SOL_RAW, 1, &got, &n) == 0 && got == filter);
+    CHECK("is ICMP's", FAILS(setsockopt(other, SOL_RAW, 1, &filter, sizeof filter), EOPNOTSUPP) && FAILS(setsockopt(udp, SOL_RAW, 1, &filter, sizeof filter), ENOPROTOOPT));
+    struct sockaddr_storage to;
+    socklen_t len = loopback(AF_INET, &to, 0);
+    unsigned char echo[8] = { 8, 0, 0xf7, 0xff - 7, 0, 0, 0, 7 }, packet[128];
+    CHECK("an echo request", sendto(s, echo, sizeof echo, 0, (void *)&to, len) == sizeof echo);
+    CHECK("of which only the reply is seen", recv(s, packet, sizeof packet, 0) == 28 && packet[20] == 0 && packet[27] == 7);
+    CHECK("and nothing else", FAILS(recv(s, packet, sizeof packet, MSG_DONTWAIT), EAGAIN));
+    close(s);
+    close(other);
+    close(udp);
+}
+
 int main(void)
 {
     signal(SIGPIPE, SIG_IGN);
@@ -222,5 +243,6 @@ int main(void)
         tcp(AF_INET6);
         mixed();
     }
+    icmp_filter();
     return done("socket_inet");
 }

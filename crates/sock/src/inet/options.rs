@@ -6,10 +6,11 @@ use super::{InetSocket, Which};
 use crate::options::read;
 use abi::Errno;
 use abi::raw::net as raw;
-use net::datagram::{FilterMode, Membership};
+use net::datagram::{DatagramSocket, FilterMode, Kind, Membership};
 use net::ip::PathMtu;
 use net::tcp::congestion::Algorithm;
 use net::tcp::{Options as TcpOptions, TcpInfo};
+use net::wire::protocol;
 use net::{Family, InterfaceId, Stack};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::Ordering;
@@ -19,6 +20,8 @@ const SOL_IP: i32 = raw::SOL_IP as i32;
 const SOL_IPV6: i32 = raw::SOL_IPV6 as i32;
 const SOL_TCP: i32 = raw::SOL_TCP as i32;
 const SOL_UDP: i32 = raw::SOL_UDP as i32;
+const SOL_RAW: i32 = 255;
+const SOL_ICMPV6: i32 = 58;
 
 const IP_TOS: i32 = 1;
 const IP_TTL: i32 = 2;
@@ -68,6 +71,10 @@ const TCP_USER_TIMEOUT: i32 = 18;
 const TCP_NOTSENT_LOWAT: i32 = 25;
 
 const UDP_CORK: i32 = 1;
+/// On raw sockets of ICMP, raw(7): one bit for each type that is not wanted.
+const ICMP_FILTER: i32 = 1;
+/// On raw sockets of ICMPv6 (RFC 3542 3.2).
+const ICMPV6_FILTER: i32 = 1;
 
 /// Options that ask for control messages; their place is their bit.
 const ASKING: [(i32, i32); 7] = [
@@ -184,8 +191,22 @@ impl InetSocket {
                     if on { Ok(()) } else { stack.datagram_uncork(self.id) }
                 })
             }
+            (SOL_RAW, _) if name == ICMP_FILTER => self.set_icmp_filter(protocol::ICMP, value.get(..4).ok_or(Errno::EINVAL)?),
+            (SOL_ICMPV6, _) if name == ICMPV6_FILTER => self.set_icmp_filter(protocol::ICMPV6, value.get(..32).ok_or(Errno::EINVAL)?),
             _ => Err(Errno::ENOPROTOOPT),
         }
+    }
+
+    /// Which types of ICMP a raw socket of this protocol does not want.
+    fn set_icmp_filter(&self, number: u8, value: &[u8]) -> Result<(), Errno> {
+        self.network.look(|stack| {
+            let socket = stack.datagram_mut(self.id).ok_or(Errno::ENOPROTOOPT)?;
+            filters(socket, number)?;
+            for (word, bytes) in socket.icmp_filter.iter_mut().zip(value.chunks_exact(4)) {
+                *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+            }
+            Ok(())
+        })
     }
 
     fn bind_to_device(&self, value: &[u8]) -> Result<(), Errno> {
@@ -365,6 +386,8 @@ impl InetSocket {
         }
         self.network.look(|stack| match (level, self.which) {
             (SOL_TCP, Which::Tcp) => tcp_option(stack.tcp(self.id).ok_or(Errno::EINVAL)?, name),
+            (SOL_RAW, _) if name == ICMP_FILTER => icmp_filter(stack.datagram(self.id), protocol::ICMP, 1),
+            (SOL_ICMPV6, _) if name == ICMPV6_FILTER => icmp_filter(stack.datagram(self.id), protocol::ICMPV6, 8),
             (SOL_IP | SOL_IPV6 | SOL_UDP, _) => self.ip_option(stack, level, name),
             _ => Err(Errno::ENOPROTOOPT),
         })
@@ -500,6 +523,21 @@ fn tcp_info(info: &TcpInfo) -> Vec<u8> {
     bytes.extend([u64::MAX, u64::MAX, info.bytes_acked, info.bytes_received].iter().flat_map(|word| word.to_ne_bytes()));
     bytes.extend([info.segments_out as u32, info.segments_in as u32, info.not_sent, info.min_rtt_us].iter().flat_map(|w| w.to_ne_bytes()));
     bytes
+}
+
+fn icmp_filter(socket: Option<&DatagramSocket>, number: u8, words: usize) -> Result<Vec<u8>, Errno> {
+    let socket = socket.ok_or(Errno::EINVAL)?;
+    filters(socket, number)?;
+    Ok(socket.icmp_filter.iter().take(words).flat_map(|word| word.to_ne_bytes()).collect())
+}
+
+/// Whether the option exists for a socket: for a raw one of the protocol.
+fn filters(socket: &DatagramSocket, number: u8) -> Result<(), Errno> {
+    match socket.kind() {
+        Kind::Raw(own) if own == number => Ok(()),
+        Kind::Raw(_) => Err(Errno::EOPNOTSUPP),
+        _ => Err(Errno::ENOPROTOOPT),
+    }
 }
 
 #[cfg(test)]
