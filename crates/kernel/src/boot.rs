@@ -67,8 +67,11 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     DevPtsType::register(machine.vfs, machine.jobs.clone()).map_err(failed("the pseudoterminals could not be made"))?;
     let consoles = console::make(machine, config).map_err(failed("the console could not be opened"))?;
     let disks = crate::disks::make(machine, config);
-    crate::network::make(machine, config, &sysfs);
-    if !config.program.search_path {
+    let networks = crate::network::make(machine, config, &sysfs);
+    if config.program.search_path {
+        // A command that was promised a network does not start without.
+        networks.map_err(End::NotStarted)?;
+    } else {
         crate::flusher::start(machine).map_err(failed("write-back to the disks could not be started"))?;
     }
     let start = make_root(machine, config, &disks, &ext)?;
@@ -83,6 +86,7 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
         mount_at(&caller, b"/dev/shm", b"tmpfs", b"mode=1777").map_err(failed("/dev/shm could not be mounted"))?;
         make_device_links(&devtmpfs.caller()).map_err(failed("the links in /dev could not be made"))?;
     }
+    crate::network::set_up(machine, &caller, config);
     let files = match console::open(&caller, &consoles) {
         Ok(files) => files,
         Err(_) if config.streams == Streams::Console => {

@@ -21,7 +21,7 @@ struct Command {
 #[derive(Subcommand)]
 enum Action {
     /// Run one command in a machine whose / is this system (or --root), copy-on-write; ends with the command's exit status
-    Run(Run),
+    Run(Box<Run>),
     /// Say what this host offers for machines, and what to fix
     Doctor,
 }
@@ -46,6 +46,16 @@ struct Machine {
     /// Add a device in the words of linux: eth0=daemon,,unix,/tmp/uml.ctl
     #[arg(long, value_name = "SETTING", value_parser = device)]
     device: Vec<String>,
+    /// Let the machine reach what this host reaches, by sockets of this process; not the host itself (see --allow)
+    #[arg(long)]
+    net: bool,
+    /// Let the machine reach this too, though it is the host's own: HOST:PORT, PORT being a number, A-B or *. The host's loopback is at
+    /// 10.0.2.2 and fd75:6d6c:6175::2 in the machine. Implies --net
+    #[arg(long, value_name = "HOST:PORT")]
+    allow: Vec<String>,
+    /// Let connections to PORT of this host go to GUESTPORT of the machine. ADDR is the host's loopback if not given. Implies --net
+    #[arg(long, value_name = "[ADDR:]PORT[:GUESTPORT][/udp]")]
+    publish: Vec<String>,
     /// Set a variable of the environment
     #[arg(long, value_name = "K=V", value_parser = assignment)]
     env: Vec<String>,
@@ -120,6 +130,15 @@ fn start(machine: Machine, command: Option<Vec<std::ffi::OsString>>) -> ExitCode
             environment.push(format!("{name}={value}"));
         }
     }
+    let net = machine.net || !machine.allow.is_empty() || !machine.publish.is_empty();
+    if net {
+        // A guest behind the host's proxy needs it as much as the host does.
+        for name in PROXIES {
+            if let Ok(value) = std::env::var(name) {
+                environment.push(format!("{name}={value}"));
+            }
+        }
+    }
     if command.is_none() {
         environment.push("PS1=umlaut:\\w\\$ ".to_owned());
     }
@@ -135,10 +154,19 @@ fn start(machine: Machine, command: Option<Vec<std::ffi::OsString>>) -> ExitCode
             search_path: true,
         },
         streams: Streams::Standard,
-        interfaces: machine.device,
+        interfaces: machine.device.into_iter().chain(net.then(|| interface(&machine.allow, &machine.publish))).collect(),
         ..Config::default()
     };
     kernel::start(config).as_run()
+}
+
+/// Variables that name proxies, as curl(1), wget(1) and apt-transport-http(1) read them.
+const PROXIES: [&str; 8] = ["http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+
+/// The machine's interface in the kernel's words.
+fn interface(allow: &[String], publish: &[String]) -> String {
+    let options = allow.iter().map(|value| format!(",allow={value}")).chain(publish.iter().map(|value| format!(",publish={value}")));
+    format!("eth0=user{}", options.collect::<String>())
 }
 
 /// Half of what is available, at most 4 GiB: it costs only what is touched.

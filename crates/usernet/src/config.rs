@@ -7,7 +7,7 @@
 //! | `allow=HOST:PORT` | the guest may reach this, though it is the host's; PORT may be `A-B` or `*`. The host's loopback is the guest's gateway |
 //! | `publish=[ADDR:]PORT[:GUESTPORT][/udp]` | connections to the host's PORT go to the guest; ADDR is the host's loopback if not given |
 //! | `net=ADDRESS/LEN` | the guest's IPv4 network, 10.0.2.0/24: .2 is the gateway, .3 the name server, .15 the guest |
-//! | `dns=ADDRESS` | this name server instead of the host's |
+//! | `dns=ADDRESS[:PORT]` | this name server instead of the host's |
 //! | `mtu=N` | 1280 to 65520 |
 //! | `ipv4=off`, `ipv6=off` | none of that |
 
@@ -102,8 +102,8 @@ impl Config {
             "allow" => self.policy.allow.extend(parse_allow(value, resolve)?),
             "publish" => self.publish.push(parse_publish(value)?),
             "dns" => {
-                let address = value.parse().map_err(|_| format!("dns={value}: not an address"))?;
-                self.resolvers.push(SocketAddr::new(address, 53));
+                let alone = value.parse().map(|address| SocketAddr::new(address, 53));
+                self.resolvers.push(alone.or_else(|_| value.parse()).map_err(|_| format!("dns={value}: not an address"))?);
             }
             "mtu" => match value.parse() {
                 Ok(mtu @ 1280..=MTU_MAX) => self.mtu = mtu,

@@ -23,7 +23,7 @@ mod tcp;
 
 pub use config::Config;
 pub use core::Statistics;
-pub use port::{Port, PortQueue, port};
+pub use port::{Mac, Port, PortQueue, port};
 
 use crate::core::{Core, Kind};
 use abi::Errno;

@@ -1,11 +1,13 @@
 //! The cable between the guest's stack and the translation: two queues of packets, each with large segments and unfinished checksums, since nobody
 //! in between needs them cut or summed.
 
+use crate::core::Statistics;
 use abi::Errno;
 use net::link::{Capabilities, Link, Medium, TransmitError};
 use net::packet::{Checksum, Packet};
 use net::wire::MacAddress;
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Packets that one direction holds.
@@ -20,6 +22,9 @@ struct Queues {
     open: bool,
     /// The stack was told that there is no room.
     was_full: bool,
+    /// The interface is gone.
+    over: bool,
+    statistics: Statistics,
 }
 
 struct Shared {
@@ -38,8 +43,17 @@ impl Shared {
 /// The stack's end: an interface's link.
 pub struct Port {
     shared: Arc<Shared>,
-    mac: MacAddress,
+    mac: Mac,
     mtu: u16,
+}
+
+/// How the interface gets its hardware address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mac {
+    /// This one.
+    Given(MacAddress),
+    /// `fe:fd` and its first IPv4 address; this one if it goes up without.
+    FromAddress(MacAddress),
 }
 
 /// The translation's end.
@@ -50,7 +64,7 @@ pub struct PortQueue {
 
 /// Both ends. `wake` is called when packets begin to wait for the translation.
 #[must_use]
-pub fn port(mac: MacAddress, mtu: u16, wake: Box<dyn Fn() + Send + Sync>) -> (Port, PortQueue) {
+pub fn port(mac: Mac, mtu: u16, wake: Box<dyn Fn() + Send + Sync>) -> (Port, PortQueue) {
     let shared = Arc::new(Shared { queues: Mutex::default(), wake });
     (Port { shared: Arc::clone(&shared), mac, mtu }, PortQueue { shared })
 }
@@ -75,6 +89,17 @@ impl PortQueue {
         LIMIT.saturating_sub(self.shared.queues().to_stack.len())
     }
 
+    /// Whether the interface is gone for good.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.shared.queues().over
+    }
+
+    /// Tells what became of the guest's traffic, for `ethtool -S`.
+    pub fn tell(&self, statistics: Statistics) {
+        self.shared.queues().statistics = statistics;
+    }
+
     /// Gives the stack packets; it has to be polled after.
     pub fn give(&self, packets: &mut VecDeque<Packet>) {
         let mut queues = self.shared.queues();
@@ -92,12 +117,22 @@ impl Link for Port {
     }
 
     fn mac(&self) -> MacAddress {
-        self.mac
+        match self.mac {
+            Mac::Given(mac) => mac,
+            Mac::FromAddress(_) => MacAddress::ZERO,
+        }
     }
 
     fn set_mac(&mut self, mac: MacAddress) -> Result<(), Errno> {
-        self.mac = mac;
+        self.mac = Mac::Given(mac);
         Ok(())
+    }
+
+    fn address_added(&mut self, address: Ipv4Addr) {
+        if let Mac::FromAddress(_) = self.mac {
+            let [a, b, c, d] = address.octets();
+            self.mac = Mac::Given(MacAddress([0xfe, 0xfd, a, b, c, d]));
+        }
     }
 
     fn default_mtu(&self) -> u32 {
@@ -109,6 +144,9 @@ impl Link for Port {
     }
 
     fn open(&mut self) -> Result<(), Errno> {
+        if let Mac::FromAddress(otherwise) = self.mac {
+            self.mac = Mac::Given(otherwise);
+        }
         self.shared.queues().open = true;
         Ok(())
     }
@@ -144,5 +182,22 @@ impl Link for Port {
 
     fn driver(&self) -> &'static str {
         "user"
+    }
+
+    fn driver_statistics(&self) -> Vec<(&'static str, u64)> {
+        let statistics = self.shared.queues().statistics;
+        vec![
+            ("flows", statistics.flows),
+            ("flows_denied", statistics.denied),
+            ("flows_failed", statistics.failed),
+            ("frames_ignored", statistics.ignored),
+        ]
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        self.shared.queues().over = true;
+        (self.shared.wake)();
     }
 }

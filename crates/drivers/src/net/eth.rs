@@ -143,4 +143,15 @@ mod tests {
             let _ = Spec::parse(&setting);
         }
     }
+
+    #[test]
+    fn a_user_network_takes_a_hardware_address_and_options() {
+        let options = |pairs: &[(&str, &str)]| Wire::User { options: pairs.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect() };
+        assert_eq!(spec("0=user").wire, options(&[]));
+        let given = spec("0=user,fe:fd:0:0:0:1,allow=localhost:80,publish=8080:80");
+        assert_eq!(given.mac.as_deref(), Some("fe:fd:0:0:0:1"));
+        assert_eq!(given.wire, options(&[("allow", "localhost:80"), ("publish", "8080:80")]));
+        assert_eq!(spec("0=user,,mtu=1500").wire, options(&[("mtu", "1500")]));
+        assert_eq!(said("0=user,mtu=1500,x"), "user_setup - 'x' is not of the form OPTION=VALUE");
+    }
 }

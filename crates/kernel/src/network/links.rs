@@ -16,6 +16,7 @@ pub fn make(wire: &Wire, name: &str, vfs: &'static Vfs) -> Result<Arc<dyn HostLi
         Wire::Tap { name, offload, if_up } => Box::new(TapDevice { name: tap_name(name), offload: *offload, if_up: if_up.clone() }),
         Wire::Raw { name, offload, if_up } => Box::new(RawInterface { name: name.clone(), offload: *offload, if_up: if_up.clone() }),
         Wire::Inherited { number } => Box::new(Inherited { number: *number }),
+        Wire::User { .. } => return Err(format!("{name}: a user network has no link of the host")),
         Wire::Unicast { remote, listen_port } => Box::new(Unicast { remote: *remote, listen_port: *listen_port }),
     };
     let name = name.to_owned();

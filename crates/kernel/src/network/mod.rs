@@ -3,14 +3,19 @@
 //! Source: the documentation of User Mode Linux on network devices; the messages are the reference's.
 
 mod links;
+mod setup;
 mod sys;
+mod user;
 mod vector;
+
+pub use setup::set_up;
 
 use crate::config::Config;
 use crate::machine::Machine;
 use crate::wiring::INFO;
 use abi::Errno;
 use drivers::net::eth::{self, Refused, Spec};
+use drivers::net::transport::Wire;
 use drivers::net::{Character, Device, Entropy, mac};
 use fs::sysfs::Sysfs;
 use mconsole::devices::{self, DeviceKind};
@@ -21,22 +26,26 @@ use sock::Network;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use sync::sched::Scheduler;
 use sync::{Events, Observer};
 use vfs::Vfs;
 
 /// Level of what went wrong.
 const ERROR: u8 = 3;
 
-/// Makes every interface that the command line names. One that can't be made is told of, and the boot goes on without it.
-pub fn make(machine: &Machine, config: &Config, sysfs: &Arc<Sysfs>) {
+/// Makes every interface that the command line names. One that can't be made is told of, and the boot goes on without it; the first such line is
+/// answered, for those who can't do without.
+pub fn make(machine: &Machine, config: &Config, sysfs: &Arc<Sysfs>) -> Result<(), String> {
+    let mut result = Ok(());
     let network = syscall::sockets(machine.system).network();
     sys::show(sysfs, network);
-    let eth = Arc::new(Eth { vfs: machine.vfs, network, units: Mutex::default() });
+    let eth = Arc::new(Eth { vfs: machine.vfs, scheduler: machine.scheduler, network, units: Mutex::default() });
     for option in &config.interfaces {
         if let Some(setting) = option.strip_prefix("eth")
             && let Err(line) = eth.add(setting).map_err(Failure::line)
         {
             machine.vfs.log.print(ERROR, &line);
+            result = result.and(Err(line));
         }
     }
     machine.configurable.register(eth);
@@ -47,6 +56,7 @@ pub fn make(machine: &Machine, config: &Config, sysfs: &Arc<Sysfs>) {
             .with(|stack| stack.interfaces.loopback().map(|lo| lo.id).map_or(Err(Errno::ENODEV), |lo| stack.set_up(lo, true)))
             .unwrap_or_else(|errno| machine.vfs.log.print(ERROR, &format!("lo: it could not be brought up ({errno})")));
     }
+    result
 }
 
 /// Moves the stack's packets when a link has something to tell.
@@ -68,6 +78,7 @@ fn attach(network: &'static Network, name: &str, link: Arc<dyn HostLink>, charac
 /// The kind `eth`.
 struct Eth {
     vfs: &'static Vfs,
+    scheduler: &'static Scheduler,
     network: &'static Network,
     units: Mutex<BTreeMap<u32, InterfaceId>>,
 }
@@ -115,10 +126,16 @@ impl Eth {
         }
         let mut log = |line: String| self.vfs.log.print(INFO, &line);
         let mac = mac::choose(spec.mac.as_deref(), &mut log);
-        let link = links::make(&spec.wire, &name, self.vfs).map_err(Failure::Host)?;
-        let character = Character { driver: eth::DRIVER, mtu: eth::MTU, mtu_max: eth::MTU, mac };
-        let id = attach(self.network, &name, link, character)
-            .map_err(|errno| Failure::Host(format!("{name}: the interface could not be added ({errno})")))?;
+        let attached = if let Wire::User { options } = &spec.wire {
+            let port =
+                user::make(self.scheduler, self.network, user::configure(options).map_err(Failure::Host)?, mac).map_err(Failure::Host)?;
+            self.network.attach(&name, Box::new(port))
+        } else {
+            let link = links::make(&spec.wire, &name, self.vfs).map_err(Failure::Host)?;
+            let character = Character { driver: eth::DRIVER, mtu: eth::MTU, mtu_max: eth::MTU, mac };
+            attach(self.network, &name, link, character)
+        };
+        let id = attached.map_err(|errno| Failure::Host(format!("{name}: the interface could not be added ({errno})")))?;
         self.units().insert(spec.unit, id);
         log(format!("Netdevice {} : {}", spec.unit, spec.backend));
         Ok(())

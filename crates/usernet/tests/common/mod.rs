@@ -65,7 +65,7 @@ impl Guest {
         let mtu = config.mtu;
         let mut engine = Engine::new(config, host, [5, 6]);
         engine.set_now(1);
-        let (end, queue) = port(MAC, mtu, Box::new(|| ()));
+        let (end, queue) = port(usernet::Mac::Given(MAC), mtu, Box::new(|| ()));
         let mut stack = Stack::new(StackConfig::default(), [1, 2]);
         stack.set_now(1);
         let eth0 = stack.attach("eth%d", Box::new(end), &[]).unwrap();

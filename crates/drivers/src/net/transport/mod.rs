@@ -6,6 +6,7 @@ mod daemon;
 mod mcast;
 mod tuntap;
 mod ucast;
+mod user;
 
 use std::net::SocketAddrV4;
 pub(super) use tuntap::NAME_MAX;
@@ -25,6 +26,8 @@ pub enum Wire {
     Raw { name: String, offload: bool, if_up: Option<String> },
     /// A descriptor that was inherited.
     Inherited { number: i32 },
+    /// Sockets of the host, by these options.
+    User { options: Vec<(String, String)> },
 }
 
 /// What the arguments of a transport say.
@@ -51,6 +54,7 @@ const TRANSPORTS: &[Transport] = &[
     Transport { name: "mcast", parse: mcast::parse },
     Transport { name: "ucast", parse: ucast::parse },
     Transport { name: "tuntap", parse: tuntap::parse },
+    Transport { name: "user", parse: user::parse },
     Transport { name: "slirp", parse: not_yet },
     Transport { name: "ethertap", parse: not_yet },
     Transport { name: "slip", parse: not_yet },
