@@ -1,4 +1,5 @@
 #include "t.h"
+#include <sys/utsname.h>
 #include <ctype.h>
 #include <sys/file.h>
 #include <sys/resource.h>
@@ -148,5 +149,21 @@ static void what_may_be_written_is_kept(void) {
     t_exits(child, 0);
 }
 
-MAIN(CASE(what_may_be_written_is_kept), CASE(locks_are_listed), CASE(open_files_are_counted), CASE(what_goes_on_is_one_mapping), CASE(self_is_this_process), CASE(descriptors_are_listed), CASE(maps_tell_the_mappings), CASE(the_machine_tells_of_itself),
+static void the_kernel_has_names(void) {
+    struct utsname names;
+    CHECK(uname(&names) == 0);
+    char line[80];
+    snprintf(line, sizeof line, "%s\n", names.release);
+    CHECK(slurp("/proc/sys/kernel/osrelease") > 0 && !strcmp(text, line));
+    snprintf(line, sizeof line, "%s\n", names.nodename);
+    CHECK(slurp("/proc/sys/kernel/hostname") > 0 && !strcmp(text, line));
+    CHECK(slurp("/proc/sys/kernel/ostype") == 6 && !strcmp(text, "Linux\n"));
+    CHECK(slurp("/proc/sys/kernel/random/boot_id") == 37);
+    strcpy(line, text);
+    CHECK(slurp("/proc/sys/kernel/random/boot_id") == 37 && !strcmp(text, line));
+    CHECK(slurp("/proc/sys/kernel/random/uuid") == 37 && strcmp(text, line));
+    CHECK(slurp("/proc/sys/kernel/pid_max") > 0 && atoi(text) > getpid());
+}
+
+MAIN(CASE(the_kernel_has_names), CASE(what_may_be_written_is_kept), CASE(locks_are_listed), CASE(open_files_are_counted), CASE(what_goes_on_is_one_mapping), CASE(self_is_this_process), CASE(descriptors_are_listed), CASE(maps_tell_the_mappings), CASE(the_machine_tells_of_itself),
      CASE(a_child_comes_and_goes))

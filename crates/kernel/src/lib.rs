@@ -17,6 +17,7 @@ mod network;
 mod procfs;
 mod run;
 mod sigio;
+mod sysctls;
 mod sysrq;
 mod vdso;
 mod wiring;

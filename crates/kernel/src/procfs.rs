@@ -492,6 +492,7 @@ pub fn make(machine: &Machine, command_line: &str) -> Arc<Proc> {
     let proc = Proc::new(machine.vfs);
     proc.set_source(Arc::new(Source(system)));
     register_process_files(&proc);
+    crate::sysctls::register(&proc, machine.system);
     let info = SystemInfo {
         version: format!("Linux version {} (umlaut) (rustc) #1 SMP PREEMPT_DYNAMIC", crate::RELEASE),
         cmdline: command_line.to_owned(),

@@ -118,6 +118,10 @@ impl Tree {
     pub fn pid_max(&self) -> i32 {
         self.pid_max
     }
+    /// Numbers stay below `pid_max` from now on; those that are in use stay too.
+    pub fn set_pid_max(&mut self, pid_max: i32) {
+        self.pid_max = pid_max.max(RESERVED + 1);
+    }
     /// The number that was given out last, for `/proc/loadavg`.
     #[must_use]
     pub fn last_pid(&self) -> i32 {
