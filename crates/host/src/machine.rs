@@ -95,6 +95,7 @@ pub fn start_cpus(scheduler: &'static Scheduler, stubs: &'static Stubs) -> Resul
     start("umlaut-ticker".into(), Box::new(move || scheduler.run_ticker()))?;
     for number in 0..scheduler.cpus() {
         let body = move || {
+            crate::stub::unregister_rseq();
             stubs.register_waiter();
             scheduler.run_cpu(number);
         };

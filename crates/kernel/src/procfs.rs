@@ -527,7 +527,7 @@ fn register_umlaut(proc: &Proc, machine: &Machine) {
         FileSpec::text(move || {
             let c = &stubs.counters;
             [
-                ("guest_stops", count(&c.stops)),
+                ("guest_stops", scheduler.guest_stops()),
                 ("map_batches", count(&c.map_batches)),
                 ("map_commands", count(&c.map_commands)),
                 ("stubs_made", count(&c.stubs_made)),

@@ -79,6 +79,8 @@ struct Cpu {
     /// The guest thread that runs here, as announced; 0 for none.
     in_guest: AtomicU64,
     kicked_at_ns: AtomicU64,
+    /// How often a guest thread stopped here. Only this CPU writes it.
+    stops: AtomicU64,
     idle: AtomicBool,
     sleep: Mutex<bool>,
     wake: Condvar,
@@ -155,6 +157,7 @@ impl Scheduler {
                 busy: AtomicBool::new(false),
                 in_guest: AtomicU64::new(0),
                 kicked_at_ns: AtomicU64::new(0),
+                stops: AtomicU64::new(0),
                 idle: AtomicBool::new(false),
                 sleep: Mutex::new(false),
                 wake: Condvar::new(),
@@ -295,6 +298,12 @@ impl Scheduler {
             cpu.resched.store(true, Ordering::SeqCst);
             self.kick(cpu, now);
         }
+    }
+
+    /// How often guest threads have stopped so far, for whatever reason.
+    #[must_use]
+    pub fn guest_stops(&self) -> u64 {
+        self.cpus.iter().map(|cpu| cpu.stops.load(Ordering::Relaxed)).sum()
     }
 
     /// Fibers that wait for a virtual CPU.
@@ -510,12 +519,14 @@ pub fn cpu_number() -> usize {
     this_cpu().map_or(0, |cpu| cpu.number)
 }
 
+#[inline]
 /// Announces that the guest thread `token` (never 0) is about to run on this virtual CPU, so that [`Machine::kick`] can stop it.
 ///
 /// Returns false, and announces nothing, when the caller should yield first.
 pub fn enter_guest(token: u64) -> bool {
     let Some(cpu) = this_cpu() else { return true };
-    cpu.kicked_at_ns.store(0, Ordering::SeqCst);
+    // Orders need not be strict before the announcement itself, which is.
+    cpu.kicked_at_ns.store(0, Ordering::Release);
     cpu.in_guest.store(token, Ordering::SeqCst);
     // A kicker sets `resched` first and reads `in_guest` then, we the other way round: one of us sees the other.
     if cpu.resched.load(Ordering::SeqCst) {
@@ -528,7 +539,9 @@ pub fn enter_guest(token: u64) -> bool {
 /// The guest thread of this virtual CPU has stopped.
 pub fn leave_guest() {
     if let Some(cpu) = this_cpu() {
-        cpu.in_guest.store(0, Ordering::SeqCst);
+        // A kicker that still sees the thread kicks it for nothing, which is harmless.
+        cpu.in_guest.store(0, Ordering::Release);
+        cpu.stops.store(cpu.stops.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 }
 

@@ -88,6 +88,11 @@ impl Current {
         self.process().signals().set_fiber(self.tid(), fiber);
     }
 
+    /// Whether a signal or something like it wants to be looked at.
+    fn is_interrupted(&self) -> bool {
+        self.task().fiber().is_none_or(|fiber| fiber.is_interrupted())
+    }
+
     /// Last thing on it.
     pub(crate) fn end(&self) {
         RUNNING.lock().remove(&sync::current().id());
@@ -102,10 +107,13 @@ impl Current {
         // It has stopped, so the call that the host ran for it is over.
         self.deferred = None;
         let task = self.task();
-        task.in_guest.store(false, Ordering::SeqCst);
-        task.usage.exits.fetch_add(1, Ordering::SeqCst);
-        task.usage.entered_at_ns.store(0, Ordering::Relaxed);
-        task.usage.user_ns.fetch_add(sync::monotonic_ns().saturating_sub(before), Ordering::Relaxed);
+        task.in_guest.store(false, Ordering::Release);
+        // Only this thread writes these counters.
+        let usage = &task.usage;
+        usage.exits.store(usage.exits.load(Ordering::Relaxed) + 1, Ordering::Release);
+        usage.entered_at_ns.store(0, Ordering::Relaxed);
+        let inside = sync::monotonic_ns().saturating_sub(before);
+        usage.user_ns.store(usage.user_ns.load(Ordering::Relaxed) + inside, Ordering::Relaxed);
         exit
     }
 
@@ -174,7 +182,7 @@ impl Current {
             return Next::Exit;
         }
         let mut call = self.call.take().and_then(|call| call.restart.map(|restart| (call.number, restart)));
-        if call.is_none() && !sync::current().is_interrupted() {
+        if call.is_none() && !self.is_interrupted() {
             return Next::Resume;
         }
         let process = self.process().clone();

@@ -21,3 +21,4 @@ mod thread;
 pub use listener::HandOver;
 pub use notify::probe as probe_notifications;
 pub use space::{Counters, HAND_OVER_SIGNALS, Stubs, guest_process_limit};
+pub use template::unregister_rseq;

@@ -33,7 +33,6 @@ const POOL_READY: usize = 4;
 /// Counters of the hand-over, for `/proc/umlaut`.
 #[derive(Default)]
 pub struct Counters {
-    pub stops: AtomicU64,
     pub map_batches: AtomicU64,
     pub map_commands: AtomicU64,
     pub stubs_made: AtomicU64,
@@ -475,7 +474,7 @@ impl Stub {
             Some(socket) => {
                 threads.sockets.push((birth.tid as i32, socket.end()));
                 self.birth_frame.store(birth.args[1], Ordering::Relaxed);
-                Pending::Frame { id: birth.id, regs: Box::default(), dirty: true }
+                Pending::Frame { id: birth.id, regs: Default::default(), dirty: true }
             }
         };
         Ok(Parked { slot, tid: birth.tid as i32, listener, pending })

@@ -72,7 +72,7 @@ pub enum Pending {
     /// An ordinary call, or a newborn's first word.
     Call { id: u64, answer: Answer, number: i32 },
     /// The handler's notification; the registers as they were found, or as they shall be.
-    Frame { id: u64, regs: Box<Regs>, dirty: bool },
+    Frame { id: u64, regs: Regs, dirty: bool },
     /// It runs, or it is lost.
     None,
 }
@@ -138,7 +138,7 @@ impl GuestThread {
             }
         }
         match &mut self.parked().pending {
-            Pending::Frame { regs, .. } => Ok(unsafe_free_reborrow(regs)),
+            Pending::Frame { regs, .. } => Ok(regs),
             _ => Err(SpaceGone),
         }
     }
@@ -153,8 +153,8 @@ impl GuestThread {
     }
 
     fn receive(&mut self) -> Result<Notification, SpaceGone> {
-        let stub = self.stub.clone();
-        stub.receive(&self.parked().listener).map_err(|errno| if errno == Errno::EPROTO { self.forged() } else { SpaceGone })
+        let Some(parked) = &self.parked else { return Err(SpaceGone) };
+        self.stub.receive(&parked.listener).map_err(|errno| if errno == Errno::EPROTO { self.forged() } else { SpaceGone })
     }
 
     /// Where the host puts this thread's frame.
@@ -187,7 +187,7 @@ impl GuestThread {
         let base = self.slot()?;
         slot_read(base, layout.ucontext + UCONTEXT_REGS, &mut words);
         let regs = regs_from(&words, n.args[2], n.args[3]);
-        self.parked().pending = Pending::Frame { id: n.id, regs: Box::new(regs), dirty: false };
+        self.parked().pending = Pending::Frame { id: n.id, regs, dirty: false };
         Ok(())
     }
 
@@ -208,6 +208,7 @@ impl GuestThread {
         }
     }
 
+    /// Puts the registers of a full stop back where the handler finds them.
     fn write_back(&mut self) -> Result<(), SpaceGone> {
         let Some(layout) = self.stub.stubs().layout.get().copied() else { return Err(SpaceGone) };
         let base = self.slot()?;
@@ -224,10 +225,6 @@ impl GuestThread {
 /// Marks a call that nobody has answered yet. No result: Linux returns nothing between -4095 and -1 but errors, and no error is 4094.
 const NOT_ANSWERED: u64 = -4094i64 as u64;
 const SI_KERNEL: i32 = 0x80;
-
-fn unsafe_free_reborrow(regs: &mut Box<Regs>) -> &mut Regs {
-    regs
-}
 
 fn regs_from(words: &[u64; Regs::FRAME_WORDS], fs_base: u64, gs_base: u64) -> Regs {
     let mut all = [0u64; Regs::FRAME_WORDS + 2];
@@ -321,14 +318,14 @@ impl platform::GuestThread for GuestThread {
         (self.stub.pid as u64) << 32 | u64::from(tid as u32)
     }
     fn resume(&mut self) -> Exit {
-        if self.write_back().is_err() {
-            return Exit::Gone;
-        }
-        let Ok(home) = self.home() else { return Exit::Gone };
         let (id, answer) = match &self.parked().pending {
             Pending::Call { id, answer, .. } => (*id, *answer),
-            // The handler returns through the frame that the answer names.
-            Pending::Frame { id, .. } => (*id, Answer::Value(home)),
+            Pending::Frame { id, .. } => {
+                let id = *id;
+                // The handler returns through the frame that the answer names.
+                let (Ok(home), Ok(())) = (self.home(), self.write_back()) else { return Exit::Gone };
+                (id, Answer::Value(home))
+            }
             Pending::None => return Exit::Gone,
         };
         let token = platform::GuestThread::host_number(self);
@@ -337,7 +334,6 @@ impl platform::GuestThread for GuestThread {
         }
         let stopped = self.answer(id, answer).and_then(|()| self.receive());
         sched::leave_guest();
-        self.stub.stubs().counters.stops.fetch_add(1, Ordering::Relaxed);
         match stopped {
             Ok(notification) => self.exit_from(&notification),
             Err(SpaceGone) => Exit::Gone,
@@ -381,7 +377,7 @@ impl platform::GuestThread for GuestThread {
     fn set_regs(&mut self, new: &Regs) -> Result<(), SpaceGone> {
         self.take_frame()?;
         if let Pending::Frame { regs, dirty, .. } = &mut self.parked().pending {
-            **regs = *new;
+            *regs = *new;
             *dirty = true;
         }
         Ok(())
@@ -479,7 +475,7 @@ pub fn learn_frame(stubs: &'static Stubs, stub: &Arc<Stub>, mut parked: Parked) 
     slot_read_bytes(base, xstate, &mut frame.xstate);
     let layout = FrameLayout { ucontext, xstate, xstate_len };
     let _ = (stubs.layout.set(layout), stubs.pristine.set(frame));
-    parked.pending = Pending::Frame { id, regs: Box::default(), dirty: true };
+    parked.pending = Pending::Frame { id, regs: Regs::default(), dirty: true };
     stub.park(parked);
     Ok(())
 }
