@@ -5,7 +5,7 @@
 //! or a disk while it holds what others need, and losing a race costs another look.
 //!
 //! How much comes with one fault was measured: 16 pages aligned around it, doubling to 64 only while each fault begins where the last ended
-//! (growing on equal strides made sparse touches dear); copies in clusters from the page upward that double from 4 to 64.
+//! (growing on equal strides made sparse touches dear), and to 256 for pages of files that are in memory; copies in clusters from the page upward that double from 4 to 64.
 //! When memory is scarce, one page at a time.
 
 use crate::space::{AddressSpace, Structure, Tables};
@@ -21,6 +21,8 @@ use vfs::Pages;
 /// Pages that a fault brings at least, aligned, and at most.
 const AROUND: u64 = 16;
 const AROUND_MAX: u64 = 64;
+/// The most where nothing has to be allocated: pages that are in memory and only have to be shown.
+const SHOWN_MAX: u64 = 256;
 /// Pages that a first store copies, and at most.
 const COPIED: u64 = 4;
 
@@ -233,7 +235,8 @@ impl Tables {
         let (first, end) = if scarce {
             (page, page + 1)
         } else if vma.pattern.next == page && vma.pattern.around > 0 {
-            (page, page + (u64::from(vma.pattern.around) * 2).clamp(AROUND, AROUND_MAX))
+            let most = if matches!(kind, Kind::Map | Kind::FromObject) { SHOWN_MAX } else { AROUND_MAX };
+            (page, page + (u64::from(vma.pattern.around) * 2).clamp(AROUND, most))
         } else {
             (page / AROUND * AROUND, page / AROUND * AROUND + AROUND)
         };
@@ -352,6 +355,7 @@ impl AddressSpace {
         }
         note_pattern(&mut tables, plan);
         if who == Who::Guest {
+            tables.learn(plan.page, access == Access::Write, plan.kind == Kind::Zero);
             tables.emit_maps(plan.first, plan.end, &mut structure.batch);
         }
         drop(tables);
@@ -364,28 +368,21 @@ impl AddressSpace {
 
     /// Puts the object's frames where nothing is yet, as far as they are at hand.
     fn fill_from_object(&self, tables: &mut Tables, plan: Plan, access: Access, fetched: Option<&Fetched>, fresh: &mut Fresh) -> bool {
-        let Some(vma) = tables.vmas.find(plan.page) else { return false };
+        let Tables { vmas, pages, epoch, .. } = tables;
+        let Some(vma) = vmas.find(plan.page) else { return false };
         let Some(backing) = &vma.backing else { return false };
         let shmem = backing.file.as_ref().is_none_or(|file| file.is_shared_memory());
         let bits = Pte::OBJECT | Pte::GUARDED | if shmem { Pte::SHMEM } else { 0 };
-        let (id, rights, shared, epoch) = (backing.pages.id(), vma.rights, vma.is_shared(), tables.epoch);
-        for page in plan.first..plan.end {
-            if tables.pages.get(page).is_present() {
-                continue;
-            }
-            let index = vma.index(page);
-            let dirties = shared && access == Access::Write && page == plan.page;
+        let rights = vma.rights;
+        if !pages.get(plan.page).is_present() {
+            let index = vma.index(plan.page);
+            let dirties = vma.is_shared() && access == Access::Write;
             let frame = match fetched {
-                Some(f) if page == plan.page && f.serves(id, index, dirties, epoch) => Some(f.frame.clone()),
+                Some(f) if f.serves(backing.pages.id(), index, dirties, *epoch) => Some(f.frame.clone()),
                 _ => backing.pages.page_if_cached(index),
             };
-            let Some(frame) = frame else {
-                if page == plan.page {
-                    return false;
-                }
-                continue;
-            };
-            let pte = if page == plan.page && plan.kind == Kind::CopyIn {
+            let Some(frame) = frame else { return false };
+            let pte = if plan.kind == Kind::CopyIn {
                 let Some(copy) = fresh.take() else { return false };
                 self.ram.copy(frame.pfn(), 0, copy, 0, abi::PAGE_SIZE);
                 fresh.zeroed = false;
@@ -395,8 +392,12 @@ impl AddressSpace {
             } else {
                 Pte::new(frame.into_pfn(), rights, bits)
             };
-            tables.pages.set(page, pte);
+            pages.set(plan.page, pte);
         }
+        let (first, end) = (vma.index(plan.first), vma.index(plan.first) + (plan.end - plan.first));
+        backing.pages.pages_if_cached(first, end, &mut |index, frame| {
+            pages.set_if_none(plan.first + (index - first), || Pte::new(frame.into_pfn(), rights, bits));
+        });
         true
     }
 
@@ -497,7 +498,7 @@ fn fill_zero(tables: &mut Tables, plan: Plan, fresh: &mut Fresh) -> bool {
 /// Remembers where the next fault would go on.
 fn note_pattern(tables: &mut Tables, plan: Plan) {
     if let Some(pattern) = tables.vmas.pattern_mut(plan.page) {
-        let pages = (plan.end - plan.first).min(AROUND_MAX) as u8;
+        let pages = (plan.end - plan.first).min(SHOWN_MAX) as u16;
         if plan.kind == Kind::Break {
             (pattern.copy_next, pattern.copied) = (plan.end, pages);
         } else {

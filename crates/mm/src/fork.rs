@@ -2,10 +2,12 @@
 //!
 //! The parent's private pages become guarded, and what its stub has mapped writable is write-protected with one command for each row of pages.
 //! Pages that will surely be written at once (stack, thread-local storage, those copied since the last fork) are copied here and now, and
-//! stay writable in the parent; the child's copies and the text around its instruction pointer are shown to its stub in one batch.
+//! stay writable in the parent; so are those that earlier children stored to first (`lessons`). The child's copies, the text around its
+//! instruction pointer and the rows of pages that earlier children touched first are shown to its stub in one batch.
 //!
 //! Both structure locks are held, the parent's first; nobody else has the child yet but the objects that it maps, which take only one.
 
+use crate::lessons::{Lessons, Pupil, ROW};
 use crate::space::{AddressSpace, Structure, TASK_PAGES, Tables};
 use crate::table::{LEAF, LEAF_BYTES, Pte};
 use crate::vma::{VMA_BYTES, Vma, VmaFlags};
@@ -17,12 +19,12 @@ use std::sync::Arc;
 
 /// Pages copied at once, at most.
 const EAGER: usize = 40;
-/// Text pages shown around each hot address.
-const TEXT_AROUND: u64 = 16;
 
 /// Pages to copy for the child: from the parent's frame to the child's.
 struct Eager {
     pages: Vec<u64>,
+    /// What earlier children did.
+    lessons: Lessons,
     frames: Vec<Pfn>,
     copies: Vec<(u64, Pfn, Pfn)>,
 }
@@ -57,8 +59,10 @@ impl AddressSpace {
     /// The pages worth copying now, and frames for them, as far as memory allows.
     fn eager(&self, hot: &[u64]) -> Eager {
         let mut pages: Vec<u64> = hot.iter().map(|addr| addr >> PAGE_SHIFT).collect();
+        let lessons = self.tables.lock().lessons.lock().for_a_child();
         if !self.ram.is_scarce() {
             pages.extend(self.tables.lock().hot.iter().filter(|page| **page != u64::MAX));
+            pages.extend(lessons.stored());
         }
         pages.sort_unstable();
         pages.dedup();
@@ -67,7 +71,7 @@ impl AddressSpace {
         if self.ram.is_scarce() || self.ram.alloc_pfns(false, &mut frames).is_err() {
             (pages, frames) = (Vec::new(), Vec::new());
         }
-        Eager { pages, frames, copies: Vec::new() }
+        Eager { pages, lessons, frames, copies: Vec::new() }
     }
 
     /// Copies mappings and pages; `false` when what was counted before the locks were taken no longer holds.
@@ -115,12 +119,14 @@ impl AddressSpace {
         for (page, _, _) in &eager.copies {
             copy.emit_maps(*page, page + 1, &mut theirs.batch);
         }
-        for page in hot.iter().map(|addr| addr >> PAGE_SHIFT) {
-            let first = page / TEXT_AROUND * TEXT_AROUND;
-            if copy.pages.get(page).rights().contains(Protection::EXEC) {
-                copy.emit_maps(first, (first + TEXT_AROUND).min(TASK_PAGES), &mut theirs.batch);
-            }
+        let hot = hot.iter().map(|addr| addr >> PAGE_SHIFT).filter(|page| copy.pages.get(*page).rights().contains(Protection::EXEC));
+        let mut rows: Vec<u64> = hot.map(|page| page / ROW * ROW).chain(eager.lessons.rows()).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        for first in rows {
+            copy.emit_maps(first, (first + ROW).min(TASK_PAGES), &mut theirs.batch);
         }
+        copy.pupil = Some(Pupil::new(self.tables.lock().lessons.clone()));
         drop(copy);
         let _ = child.carry_out(theirs);
         true
@@ -158,7 +164,9 @@ fn share_leaf(ram: &Ram, tables: &mut Tables, copy: &mut Tables, first: u64, our
         }
         let bare = pte.without(Pte::MAPPED | Pte::MAPPED_WRITE | Pte::ACCESSED);
         if at.1 == Inherit::Private {
-            let eager_here = !pte.has(Pte::GUARDED | Pte::OBJECT) && eager.pages.binary_search(&page).is_ok();
+            // A page that is guarded already would only become the child's by a fault of its own: worth it where children are known to store.
+            let eager_here = eager.pages.binary_search(&page).is_ok()
+                && (!pte.has(Pte::GUARDED | Pte::OBJECT) || eager.lessons.stored().any(|stored| stored == page));
             if let Some(to) = eager_here.then(|| eager.frames.pop()).flatten() {
                 eager.copies.push((page, pte.pfn(), to));
                 return;

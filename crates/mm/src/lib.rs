@@ -13,6 +13,7 @@ mod advise;
 mod batch;
 mod fault;
 mod fork;
+mod lessons;
 mod map;
 mod object;
 mod protect;

@@ -9,6 +9,7 @@
 //! Always true: a frame that left the page table is released only after the stub has carried out the command that takes it away.
 
 use crate::batch::Batch;
+use crate::lessons::{Lessons, Pupil};
 use crate::reclaim::Handle;
 use crate::table::{LEAF_BYTES, PageTable, Pte};
 use crate::vma::{MAX_MAP_COUNT, VMA_BYTES, Vma, VmaFlags, VmaTree};
@@ -29,6 +30,8 @@ pub(crate) const TASK_PAGES: u64 = TASK_SIZE >> PAGE_SHIFT;
 const HOST_MAPS_FULL: usize = 60_000;
 /// What an account is topped up by beyond what is needed, bytes.
 const SPARE_BYTES: usize = 2 * LEAF_BYTES + 4 * VMA_BYTES;
+/// What an address space is charged beyond its mappings and leaves.
+const SPACE_BYTES: usize = size_of::<AddressSpace>() + size_of::<Lessons>();
 /// Pages remembered as written soon after the last fork.
 const HOT: usize = 24;
 
@@ -123,6 +126,10 @@ pub(crate) struct Tables {
     pub epoch: u64,
     pub hot: [u64; HOT],
     pub next_hot: usize,
+    /// What its children did first.
+    pub lessons: Arc<SpinLock<Lessons>>,
+    /// It was forked a moment ago, and its parent wants to know what it does first.
+    pub pupil: Option<Pupil>,
     charge: Charge,
 }
 
@@ -152,6 +159,12 @@ impl Tables {
             self.next_hot = (self.next_hot + 1) % HOT;
         }
     }
+    /// Tells the parent of a space that was forked a moment ago what it faulted on, but for pages that the parent never had.
+    pub fn learn(&mut self, page: u64, stores: bool, new: bool) {
+        if !new && self.pupil.as_mut().is_some_and(|pupil| !pupil.note(page, stores)) {
+            self.pupil = None;
+        }
+    }
     /// Puts whatever in `first..end` the stub should have and has not into the batch.
     pub fn emit_maps(&mut self, first: u64, end: u64, batch: &mut Batch) {
         self.pages.for_each_mut(first, end, |page, pte| {
@@ -176,7 +189,7 @@ impl AddressSpace {
         layout: Layout,
         bytes: usize,
     ) -> Result<Arc<AddressSpace>, Errno> {
-        let charge = ram.charge(size_of::<AddressSpace>() + bytes)?;
+        let charge = ram.charge(SPACE_BYTES + bytes)?;
         let structure = Structure {
             batch: Batch::default(),
             released: Vec::new(),
@@ -197,6 +210,8 @@ impl AddressSpace {
             epoch: 0,
             hot: [u64::MAX; HOT],
             next_hot: 0,
+            lessons: Arc::default(),
+            pupil: None,
             charge,
         };
         crate::reclaim::bury_the_dead();
@@ -259,7 +274,7 @@ impl AddressSpace {
 
     /// Gives back what is paid for and not used, after mappings went.
     pub(crate) fn settle(&self, tables: &mut Tables) {
-        let keep = tables.used_bytes() + size_of::<AddressSpace>() + 4 * SPARE_BYTES;
+        let keep = tables.used_bytes() + SPACE_BYTES + 4 * SPARE_BYTES;
         if tables.charge.len_bytes() > keep + SPARE_BYTES {
             tables.charge.shrink_to(keep);
         }

@@ -166,6 +166,16 @@ impl PageTable {
         old
     }
 
+    /// Makes an entry where none is present.
+    pub fn set_if_none(&mut self, page: u64, make: impl FnOnce() -> Pte) {
+        let leaf = self.leaves.entry(page / LEAF).or_insert_with(|| Box::new(Leaf { entries: [Pte::NONE; LEAF as usize], present: 0 }));
+        let entry = &mut leaf.entries[(page % LEAF) as usize];
+        if !entry.is_present() {
+            *entry = make();
+            count(&mut self.resident, &mut leaf.present, Pte::NONE, *entry);
+        }
+    }
+
     /// Changes a present entry by `change`; an entry that is not present stays so.
     pub fn update(&mut self, page: u64, change: impl FnOnce(Pte) -> Pte) {
         if let Some(leaf) = self.leaves.get_mut(&(page / LEAF)) {

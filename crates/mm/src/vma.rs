@@ -88,10 +88,10 @@ pub(crate) struct Pattern {
     /// Where a fault would be that goes on where the last one ended.
     pub next: u64,
     /// Pages that the last fault brought.
-    pub around: u8,
+    pub around: u16,
     /// The same for copies.
     pub copy_next: u64,
-    pub copied: u8,
+    pub copied: u16,
 }
 
 /// One mapping.

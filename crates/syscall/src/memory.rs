@@ -111,18 +111,21 @@ pub fn mprotect(current: &mut Current, addr: u64, len: u64, prot: u32) -> SysRes
 /// brk(2), as the kernel has it: answers where the heap ends.
 pub fn brk(current: &mut Current, addr: u64) -> SysResult<u64> {
     let memory = current.memory();
+    if addr == 0 {
+        return Ok(memory.brk(0));
+    }
+    let old = memory.brk(0);
     let end = memory.brk(addr);
-    let page = abi::PAGE_SIZE as u64;
-    let first = end.saturating_sub(HEAP_AT_ONCE_PAGES * page);
-    if addr != 0 && end == addr {
-        // A program that asks for heap stores there at once. What can't be had now is left to fault.
-        let _ = memory.premap(&[(first.max(memory.layout().start_brk)..end, platform::Access::Write)]);
+    if end > old && end == addr {
+        // A program that asks for heap stores at its beginning at once. What can't be had now is left to fault.
+        let at_once = old..end.min(old.saturating_add(HEAP_AT_ONCE_PAGES * abi::PAGE_SIZE as u64));
+        let _ = memory.premap(&[(at_once, platform::Access::Write)]);
     }
     Ok(end)
 }
 
-/// Pages at the heap's end that are there as soon as it grows: a small program's whole first heap.
-const HEAP_AT_ONCE_PAGES: u64 = 34;
+/// Pages of new heap that are there as soon as it grows.
+const HEAP_AT_ONCE_PAGES: u64 = 8;
 
 /// mremap(2).
 pub fn mremap(current: &mut Current, old: u64, old_len: u64, new_len: u64, flags: u32, new: u64) -> SysResult<u64> {

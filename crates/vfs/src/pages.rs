@@ -13,6 +13,14 @@ pub trait Pages: Send + Sync {
     fn page(&self, index: u64, write: bool) -> Result<Frame, Errno>;
     /// The frame if it is in memory and up to date, for mapping around a fault; never sleeps.
     fn page_if_cached(&self, index: u64) -> Option<Frame>;
+    /// Gives `take` the number and frame of each page of `first..end` for which [`Pages::page_if_cached`] has one, in order.
+    fn pages_if_cached(&self, first: u64, end: u64, take: &mut dyn FnMut(u64, Frame)) {
+        for index in first..end {
+            if let Some(frame) = self.page_if_cached(index) {
+                take(index, frame);
+            }
+        }
+    }
     /// Number of pages, the last partial one included.
     fn len_pages(&self) -> u64;
     /// A number that is the same for two mappings if and only if they map the same object: key of shared futexes and `/proc/PID/maps`.

@@ -99,6 +99,8 @@ struct Threads {
 /// A stub in use: one address space of the guest.
 pub struct Space {
     stub: Arc<Stub>,
+    /// Nothing is mapped: all was taken away, and nothing was mapped since.
+    empty: AtomicBool,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -396,7 +398,7 @@ impl Stubs {
 
 impl Platform for &'static Stubs {
     fn new_space(&self) -> Result<Arc<dyn GuestSpace>, Errno> {
-        Ok(Arc::new(Space { stub: self.take()? }))
+        Ok(Arc::new(Space { stub: self.take()?, empty: AtomicBool::new(true) }))
     }
     fn xstate_len(&self) -> usize {
         self.layout.get().map_or(0, |layout| layout.xstate_len)
@@ -601,6 +603,12 @@ impl GuestSpace for Space {
         let inside = |addr: u64, len: u64| {
             addr.checked_add(len).is_some_and(|end| end <= l::BASE) && addr.is_multiple_of(4096) && len.is_multiple_of(4096)
         };
+        if let [MapCommand::Unmap { addr: addr @ 0..=4096, len }] = *commands
+            && addr.checked_add(len) == Some(l::BASE)
+        {
+            return self.unmap_all();
+        }
+        self.empty.store(false, Ordering::SeqCst);
         let mut words = Vec::with_capacity(commands.len());
         for command in commands {
             words.push(match *command {
@@ -638,6 +646,15 @@ impl GuestSpace for Space {
     }
 }
 
+impl Space {
+    /// Takes all away that a guest may have, page 0 included.
+    fn unmap_all(&self) -> Result<(), SpaceGone> {
+        self.stub.run(&[[u64::from(abi::raw::general::__NR_munmap), 0, l::BASE, 0, 0, 0, 0, 0]])?;
+        self.empty.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
 impl Drop for Space {
     fn drop(&mut self) {
         let stub = &self.stub;
@@ -658,7 +675,7 @@ impl Drop for Space {
             let threads = lock(&stub.threads);
             threads.parked.len() == threads.made
         };
-        let unmapped = stub.run(&[[u64::from(abi::raw::general::__NR_munmap), 0, l::BASE, 0, 0, 0, 0, 0]]);
+        let unmapped = if self.empty.load(Ordering::SeqCst) { Ok(()) } else { self.unmap_all() };
         if !all_parked || unmapped.is_err() {
             stub.kill();
             return;

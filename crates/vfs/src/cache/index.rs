@@ -70,6 +70,20 @@ impl Index {
         let (chunk, at) = split(index);
         self.chunks.get_mut(&chunk)?.pages.get_mut(at)?.as_mut()
     }
+    /// Goes through the pages of `first..end` in order.
+    pub fn for_each_mut(&mut self, first: u64, end: u64, mut visit: impl FnMut(u64, &mut Page)) {
+        if first >= end {
+            return;
+        }
+        for (number, chunk) in self.chunks.range_mut(first / CHUNK..=(end - 1) / CHUNK) {
+            let base = number * CHUNK;
+            for (index, page) in (base..).zip(chunk.pages.iter_mut()) {
+                if let Some(page) = page.as_mut().filter(|_| (first..end).contains(&index)) {
+                    visit(index, page);
+                }
+            }
+        }
+    }
     pub fn has_room(&self, index: u64) -> bool {
         self.chunks.contains_key(&split(index).0)
     }

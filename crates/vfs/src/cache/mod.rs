@@ -526,6 +526,15 @@ impl Pages for PageCache {
     fn page_if_cached(&self, index: u64) -> Option<Frame> {
         if index < self.len_pages() { self.ready(index) } else { None }
     }
+    fn pages_if_cached(&self, first: u64, end: u64, take: &mut dyn FnMut(u64, Frame)) {
+        let end = end.min(self.len_pages());
+        self.index.lock().for_each_mut(first, end, |index, page| {
+            page.referenced = true;
+            if !page.reading {
+                take(index, page.frame.clone());
+            }
+        });
+    }
     fn len_pages(&self) -> u64 {
         self.size_bytes().div_ceil(PAGE)
     }
