@@ -66,6 +66,12 @@ pub trait Platform: Send + Sync {
     ///
     /// May take some 200 us when the pool of recycled stubs is empty.
     fn new_space(&self) -> Result<Arc<dyn GuestSpace>, Errno>;
+    /// Generation of the answers that stubs may give alone, [`GuestThread::tell_answer`]. Read it before the answer is looked up.
+    fn answers(&self) -> u32 {
+        0
+    }
+    /// From now on no stub gives an answer alone that it was told before. To be called before anybody can notice that an answer has changed.
+    fn forget_answers(&self) {}
     /// Length of [`Xstate`] here, bytes.
     fn xstate_len(&self) -> usize;
     /// Auxiliary vector words of the host's processor that a guest program gets as they are: `AT_HWCAP`, `AT_HWCAP2`, `AT_MINSIGSTKSZ`.
@@ -95,6 +101,11 @@ pub trait GuestThread: Send {
     fn resume(&mut self) -> Exit;
     /// After [`Exit::Syscall`]: what the call returns.
     fn set_result(&mut self, value: u64);
+    /// After [`Exit::Syscall`] of a call without arguments: the thread may give itself this answer from now on, without the kernel, as long as
+    /// [`Platform::answers`] is `generation`. Where that is not possible nothing happens.
+    fn tell_answer(&mut self, number: u32, value: u64, generation: u32) {
+        let _ = (number, value, generation);
+    }
     /// After [`Exit::Syscall`] of `munmap`, `mprotect`: let the host run this very call with these very arguments when the thread is resumed.
     /// The caller has checked them. The host's result is the call's: [`GuestThread::set_result`] changes nothing any more.
     fn let_host_run(&mut self);

@@ -29,19 +29,19 @@ fn become_(current: &mut Current, new: Result<Credentials, Errno>) -> SysResult<
 
 /// getuid(2).
 pub fn getuid(current: &mut Current) -> SysResult<u32> {
-    Ok(current.credentials().uid)
+    current.told(abi::raw::general::__NR_getuid, |current| current.credentials().uid)
 }
 /// geteuid(2).
 pub fn geteuid(current: &mut Current) -> SysResult<u32> {
-    Ok(current.credentials().euid)
+    current.told(abi::raw::general::__NR_geteuid, |current| current.credentials().euid)
 }
 /// getgid(2).
 pub fn getgid(current: &mut Current) -> SysResult<u32> {
-    Ok(current.credentials().gid)
+    current.told(abi::raw::general::__NR_getgid, |current| current.credentials().gid)
 }
 /// getegid(2).
 pub fn getegid(current: &mut Current) -> SysResult<u32> {
-    Ok(current.credentials().egid)
+    current.told(abi::raw::general::__NR_getegid, |current| current.credentials().egid)
 }
 /// setuid(2).
 pub fn setuid(current: &mut Current, uid: u32) -> SysResult<()> {

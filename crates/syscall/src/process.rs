@@ -1,6 +1,7 @@
 //! Processes and threads: fork(2), clone(2), exit(2), wait(2), process groups and sessions, prctl(2).
 
 use crate::args::{Fd, UserAddr, UserRef};
+use abi::raw::general::{__NR_getpid, __NR_getppid, __NR_gettid};
 use abi::siginfo::code;
 use abi::{CLONE_ARGS_SIZE_VER0, CloneArgs, CloneFlags, Errno, Rusage, SigFields, SigInfo, Signal, SysResult, WaitFor, WaitOptions};
 use std::sync::atomic::Ordering;
@@ -24,15 +25,15 @@ pub fn exit_group(current: &mut Current, status: i32) -> Outcome {
 
 /// getpid(2).
 pub fn getpid(current: &mut Current) -> SysResult<i32> {
-    Ok(current.pid())
+    current.told(__NR_getpid, |current| current.pid())
 }
 /// gettid(2).
 pub fn gettid(current: &mut Current) -> SysResult<i32> {
-    Ok(current.tid())
+    current.told(__NR_gettid, |current| current.tid())
 }
 /// getppid(2).
 pub fn getppid(current: &mut Current) -> SysResult<i32> {
-    Ok(current.process().parent())
+    current.told(__NR_getppid, |current| current.process().parent())
 }
 
 /// fork(2).

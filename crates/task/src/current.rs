@@ -132,10 +132,25 @@ impl Current {
         Shared { memory: self.memory.clone(), files: self.files.clone(), fs: self.fs.clone(), namespace: self.namespace.clone() }
     }
 
+    /// The answer of a call without arguments that only changes where [`platform::Platform::forget_answers`] is called: the thread's stub is
+    /// told, so that it gives it alone next time, unless a filter of the guest's wants to see the call.
+    pub fn told<T: Copy + Into<i64>>(&mut self, number: u32, answer: impl FnOnce(&Current) -> T) -> SysResult<T> {
+        let generation = self.system().platform.answers();
+        let value = answer(self);
+        if matches!(self.seccomp, crate::seccomp::Mode::Off) {
+            self.thread.tell_answer(number, value.into() as u64, generation);
+        }
+        Ok(value)
+    }
+
     /// A new identity.
     pub fn set_credentials(&mut self, credentials: Credentials) {
         let credentials = Arc::new(credentials);
         self.task.set_credentials(credentials.clone());
+        let ids = |c: &Credentials| (c.uid, c.euid, c.gid, c.egid);
+        if ids(&credentials) != ids(&self.credentials) {
+            self.system().platform.forget_answers();
+        }
         self.process().exit_uid.store(credentials.uid, std::sync::atomic::Ordering::Relaxed);
         self.credentials = credentials;
     }

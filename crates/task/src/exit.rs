@@ -120,6 +120,9 @@ impl Process {
             let mut table = system.table();
             let aftermath = table.tree.die(self.pid(), self.death(status, self.last_uid()));
             table.tree.remove_thread(self.pid());
+            if !aftermath.reparented.is_empty() {
+                system.platform.forget_answers();
+            }
             let session = table.tree.get(self.pid()).map_or(0, |n| n.session);
             for group in &aftermath.orphaned {
                 for member in table.group(*group) {

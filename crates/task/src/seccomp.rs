@@ -116,6 +116,8 @@ impl Current {
     fn set_seccomp(&mut self, mode: Mode) {
         *self.task().seccomp.lock() = mode.clone();
         self.seccomp = mode;
+        // Filters see every call.
+        self.system().platform.forget_answers();
     }
 
     /// `SECCOMP_SET_MODE_STRICT`.

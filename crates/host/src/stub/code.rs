@@ -32,10 +32,40 @@ umlaut_stub_start:
 umlaut_restorer:
     hlt
 
+# A trapped call that the kernel has told the answer of, in words of the slot that name call and generation: it is written into the frame, and
+# the thread goes on. Whoever forges the words or jumps here lies to itself: it could write and return to such a frame without us.
+.macro umlaut_answer_alone
+    cmp $31, %edi
+    jne 9f
+    cmpl ${arch}, 28(%rsi)
+    jne 9f
+    movabs ${generation}, %rax
+    mov (%rax), %ecx
+    shl $16, %rcx
+    mov 24(%rsi), %eax
+    or %rcx, %rax
+    mov %rdx, %rbx
+    and $-{slot_len}, %rbx
+    add ${slot_answers}, %rbx
+    mov ${answers}, %ecx
+8:  cmp (%rbx), %rax
+    je 7f
+    add $16, %rbx
+    dec %ecx
+    jnz 8b
+    jmp 9f
+7:  mov 8(%rbx), %rax
+    mov %rax, {frame_rax}(%rdx)
+    mov %rdx, %rsp
+    jmp go_back
+9:
+.endm
+
 # A signal for a guest thread: an exception, a trapped call (SIGSYS) or a kick (SIGUSR1). On its signal stack, all signals blocked.
 # edi signal, rsi siginfo, rdx ucontext. The answer says where the frame is: guest code can make this very call with any registers, and must
 # not choose what the next user of this thread returns to.
 umlaut_handler:
+    umlaut_answer_alone
     mov 16(%rsi), %r8
     mov 24(%rsi), %r9
     mov %rdx, %rsi
@@ -52,6 +82,7 @@ go_on:
     wrfsbase %rax
     mov {slot_gs}(%rbx), %rax
     wrgsbase %rax
+go_back:
     mov $15, %eax
     syscall
 umlaut_ip_sigreturn:
@@ -60,6 +91,7 @@ umlaut_ip_sigreturn:
 # The same for the hand-over by signals: reports over the thread's socket, and waits there for the kernel's word. The filter knows descriptor and
 # addresses of this very thread; r9, which the host ignores, is among them: it is where the frame is.
 umlaut_handler_socket:
+    umlaut_answer_alone
     mov %rdx, %r9
     mov %rdx, %rbx
     and $-{slot_len}, %rbx
@@ -418,6 +450,12 @@ umlaut_stub_end:
     nr_done = const l::NR_COMMANDS_DONE,
     slot_len = const l::SLOT_LEN,
     slot_fs = const l::SLOT_FS_BASE,
+    slot_answers = const l::SLOT_ANSWERS,
+    answers = const l::ANSWERED_ALONE.len(),
+    generation = const l::CONST + l::ANSWERS_GENERATION as u64,
+    arch = const 0xc000_003e_u32,
+    // `struct ucontext`: the general registers begin at 40, rax is the fourteenth.
+    frame_rax = const 40 + 13 * 8,
     slot_gs = const l::SLOT_GS_BASE,
     command_count = const l::COMMAND_COUNT,
     commands = const l::COMMANDS,

@@ -203,8 +203,9 @@ pub fn guest(ip: &Addresses, around: Around) -> Vec<Instruction> {
     ];
     let mut ordinary = vec![load(NUMBER), jump_greater_equal(X32_BIT, 0, 1), answer(RET_TRAP)];
     let (listed, others, numbers) = match around {
-        Around::Nothing => (RET_TRAP, RET_USER_NOTIF, &NEED_REGISTERS[..]),
-        Around::Sandbox => (RET_USER_NOTIF, RET_TRAP, &FREQUENT[..]),
+        // What the handler can answer alone goes to the handler.
+        Around::Nothing => (RET_TRAP, RET_USER_NOTIF, [&NEED_REGISTERS[..], &l::ANSWERED_ALONE].concat()),
+        Around::Sandbox => (RET_USER_NOTIF, RET_TRAP, FREQUENT.to_vec()),
     };
     for (i, number) in numbers.iter().enumerate() {
         ordinary.push(jump_equal(*number, (numbers.len() - i) as u8, 0));
@@ -355,7 +356,8 @@ mod tests {
     #[test]
     fn ordinary_calls_of_guest_code_are_notified_and_those_that_need_registers_trap() {
         for number in 0..500 {
-            let want = if NEED_REGISTERS.contains(&number) { RET_TRAP } else { RET_USER_NOTIF };
+            let traps = NEED_REGISTERS.contains(&number) || l::ANSWERED_ALONE.contains(&number);
+            let want = if traps { RET_TRAP } else { RET_USER_NOTIF };
             assert_eq!(guest_answer(number, 0x40_1000, [7; 6]), want, "call {number}");
             assert_eq!(guest_answer(number, l::BASE - 2, [7; 6]), want, "call {number} just below the stub");
         }

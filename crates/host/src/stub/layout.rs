@@ -6,7 +6,7 @@
 //! | at | what | the stub may | the kernel may |
 //! |---|---|---|---|
 //! | [`CODE`] | the stub's code | execute | - |
-//! | [`CONST`] | filters, masks, message headers | read | written once |
+//! | [`CONST`] | filters, masks, message headers, the generation of answers | read | write |
 //! | [`TEMPLATE`] | requests to the template; not mapped in stubs | write (template only) | write |
 //! | [`COMMAND`] | map commands and spawn requests | read | write |
 //! | [`VDSO`] | the host's vDSO and the pages it reads | read, execute | - |
@@ -54,6 +54,10 @@ pub const SLOT_REPORT: usize = SLOT_WORDS + 0x20;
 pub const REPORT_LEN: usize = 56;
 /// Length of the kernel's word.
 pub const WORD_LEN: usize = 8;
+/// Answers that the handler may give alone, two words each: `generation << 16 | number` of the call, and what it returns. See [`ANSWERED_ALONE`].
+pub const SLOT_ANSWERS: usize = SLOT_WORDS + 0x60;
+/// Calls that the handler answers alone once the kernel has told it what they return: getpid, getuid, getgid, geteuid, getegid, getppid, gettid.
+pub const ANSWERED_ALONE: [u32; 7] = [39, 102, 104, 107, 108, 110, 186];
 
 /// A stub's part of the control file: commands first, slots behind.
 pub const STRIDE_SHIFT: u32 = 28;
@@ -102,6 +106,8 @@ pub const COMMAND_FILTER: usize = 0x000;
 pub const GUEST_FILTER: usize = 0x010;
 /// The signal mask of a running guest thread, and of a spawner.
 pub const GUEST_MASK: usize = 0x020;
+/// u32: generation of the answers that are still true. The kernel raises it whenever any of them may change anywhere.
+pub const ANSWERS_GENERATION: usize = 0x240;
 /// `struct timespec` between two looks for a newborn's listener.
 pub const SPAWN_WAIT: usize = 0x030;
 /// `struct msghdr` with the listener; that no thread could be made; that one was made and is of no use.

@@ -400,6 +400,12 @@ impl Platform for &'static Stubs {
     fn new_space(&self) -> Result<Arc<dyn GuestSpace>, Errno> {
         Ok(Arc::new(Space { stub: self.take()?, empty: AtomicBool::new(true) }))
     }
+    fn answers(&self) -> u32 {
+        self.template.answers_generation().load(Ordering::SeqCst)
+    }
+    fn forget_answers(&self) {
+        self.template.answers_generation().fetch_add(1, Ordering::SeqCst);
+    }
     fn xstate_len(&self) -> usize {
         self.layout.get().map_or(0, |layout| layout.xstate_len)
     }
@@ -615,7 +621,9 @@ impl GuestSpace for Space {
                 MapCommand::Map { addr, len, pfn, protection } => {
                     let offset = u64::from(pfn) * 4096;
                     assert!(inside(addr, len) && offset + len <= self.stub.stubs.ram_len, "{command:?}");
-                    let flags = (libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_POPULATE) as u64;
+                    // What can only be read the host brings in by itself, sixteen pages at a time, and only what is used.
+                    let at_once = if protection.contains(Protection::WRITE) { libc::MAP_POPULATE } else { 0 };
+                    let flags = (libc::MAP_SHARED | libc::MAP_FIXED | at_once) as u64;
                     [u64::from(nr::__NR_mmap), addr, len, bits(protection), flags, l::FD_RAM as u64, offset, 0]
                 }
                 MapCommand::Unmap { addr: 4096, .. } if holes::open(Hole::LiveThread) => continue,

@@ -22,6 +22,8 @@ pub struct Template {
     pub control: OwnedFd,
     pub socket: OwnedFd,
     page: Mapping,
+    /// The stub's code and constants.
+    constants: Mapping,
     /// Where in every stub the host's `clock_gettime` is; 0 if nowhere.
     pub host_clock_gettime: u64,
 }
@@ -49,15 +51,13 @@ impl Template {
         let code = sys::memory_file(c"umlaut-stub", (l::CODE_LEN + l::CONST_LEN) as u64)?;
         let addresses = code::addresses();
         let vdso = vdso::find_host().filter(|vdso| vdso.mappings.len() < l::MOVES_MAX && span(vdso) <= l::VDSO_LEN_MAX);
-        {
-            let mapping = Mapping::shared(code.as_fd(), 0, l::CODE_LEN + l::CONST_LEN)?;
-            let image = code::image();
-            assert!(image.len() <= l::CODE_LEN, "the stub's code fits its pages");
-            put(&mapping, 0, image);
-            write_constants(&mapping, &addresses, hand_over);
-            if let Some(vdso) = &vdso {
-                put_moves(&mapping, vdso);
-            }
+        let constants = Mapping::shared(code.as_fd(), 0, l::CODE_LEN + l::CONST_LEN)?;
+        let image = code::image();
+        assert!(image.len() <= l::CODE_LEN, "the stub's code fits its pages");
+        put(&constants, 0, image);
+        write_constants(&constants, &addresses, hand_over);
+        if let Some(vdso) = &vdso {
+            put_moves(&constants, vdso);
         }
         let page = Mapping::shared(control.as_fd(), 0, 4096)?;
         word(&page, l::TEMPLATE_PARENT).store(std::process::id(), Ordering::SeqCst);
@@ -72,9 +72,17 @@ impl Template {
                 become_template(ram, &theirs, &control, &code, handler, addresses.restorer)
             }
             pid => {
-                Ok(Template { pid, control, socket: ours, page, host_clock_gettime: vdso.map_or(0, |vdso| l::VDSO + vdso.clock_gettime) })
+                let host_clock_gettime = vdso.map_or(0, |vdso| l::VDSO + vdso.clock_gettime);
+                let template = Template { pid, control, socket: ours, page, constants, host_clock_gettime };
+                template.answers_generation().store(1, Ordering::SeqCst);
+                Ok(template)
             }
         }
+    }
+
+    /// The generation of answers that handlers may give alone. All stubs read it.
+    pub fn answers_generation(&self) -> &AtomicU32 {
+        word(&self.constants, l::CODE_LEN + l::ANSWERS_GENERATION)
     }
 
     /// Clones stub `index` (from 1) from the template; gives its process number. The caller serialises calls.
