@@ -66,6 +66,16 @@ impl Archive {
         self.entry(name, 0o100_755, content);
     }
 
+    /// Adds a file that only its owner may write, and that is no program.
+    pub fn text(&mut self, name: &str, content: &str) {
+        self.entry(name, 0o100_644, content.as_bytes());
+    }
+
+    /// Adds a symbolic link.
+    pub fn link(&mut self, name: &str, target: &str) {
+        self.entry(name, 0o120_777, target.as_bytes());
+    }
+
     /// The whole archive, with its trailer.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {

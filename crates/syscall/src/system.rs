@@ -132,7 +132,8 @@ pub fn reboot(current: &mut Current, magic: u32, magic2: u32, command: u32, _arg
     };
     current.system().vfs.sync_all();
     current.system().hooks.power(power);
-    Ok(())
+    // There is nothing to return to: an init that went on and ended would be told to have been killed.
+    sync::WaitQueue::new().wait_until(|| None)
 }
 
 /// prctl(2): what a process may set about itself.
