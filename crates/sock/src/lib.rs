@@ -16,6 +16,7 @@ mod message;
 mod netlink;
 mod network;
 mod options;
+mod packet;
 mod patience;
 mod protocol;
 mod socket;

@@ -3,7 +3,7 @@
 use crate::message::Identity;
 use crate::network::Network;
 use crate::socket::{Kind, Socket};
-use crate::{inet, netlink, unix};
+use crate::{inet, netlink, packet, unix};
 use abi::raw::net as raw;
 use abi::{Errno, SysResult};
 use net::Family;
@@ -76,6 +76,7 @@ impl Sockets {
             Ok(raw::AF_UNIX) => unix::create(self, Kind::from_raw(kind)?, protocol),
             Ok(raw::AF_INET) => inet::create(self, Family::V4, Kind::from_raw(kind)?, protocol),
             Ok(raw::AF_INET6) => inet::create(self, Family::V6, Kind::from_raw(kind)?, protocol),
+            Ok(raw::AF_PACKET) => packet::create(self, Kind::from_raw(kind)?, protocol),
             Ok(raw::AF_NETLINK) => netlink::create(self, Kind::from_raw(kind)?, protocol),
             _ => Err(Errno::EAFNOSUPPORT),
         }
