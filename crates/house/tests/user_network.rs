@@ -1,7 +1,7 @@
 //! The world without privileges: machines with `eth0=user` and `umlaut run --net`, in front of servers on this host's loopback.
 #![forbid(unsafe_code)]
 
-use house::machine::{Line, Programs, Running};
+use house::machine::{Archive, Line, Programs, Running};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -146,4 +146,87 @@ fn a_port_that_is_taken_keeps_a_command_from_starting() {
     assert_eq!(output.status.code(), Some(125));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains(&format!("127.0.0.1:{port} can't be published")), "{text}");
+}
+/// Answers every question with 192.0.2.99, as long as the test runs.
+fn name_server() -> u16 {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            let mut answer = buffer[..len].to_vec();
+            // A response without error; to a question of type A one record that points at the question's name.
+            answer[2..4].copy_from_slice(&[0x81, 0x80]);
+            let name_end = 12 + answer[12..].iter().position(|byte| *byte == 0).unwrap_or(0);
+            answer.truncate(name_end + 5);
+            answer[6..12].fill(0);
+            if answer[name_end + 1..name_end + 3] == [0, 1] {
+                answer[7] = 1;
+                answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 99]);
+            }
+            let _ = socket.send_to(&answer, from);
+        }
+    });
+    port
+}
+
+const INIT: &str = "#!/bin/sh
+/bin/busybox mkdir -p /proc /sys /tmp /etc
+/bin/busybox mount -t proc proc /proc
+/bin/busybox --install -s /bin
+ip link set lo up
+udhcpc -q -n -f -i eth0 -s /lease
+cat /etc/resolv.conf
+ip -4 -o addr show dev eth0
+ip route
+nslookup -type=a host.example
+for n in 1 2 3 4 5 6 7 8 9 10; do ip -6 route | grep -q '^default' && break; sleep 1; done
+ip -6 -o addr show dev eth0 scope global
+nc -w 60 10.0.2.2 $port </dev/null
+poweroff -f
+";
+
+const LEASE: &str = "#!/bin/sh
+case $1 in
+deconfig) ip link set eth0 up ;;
+bound) ip addr add $ip/$mask dev eth0; ip link set eth0 mtu $mtu; ip route add default via $router; echo nameserver $dns >/etc/resolv.conf ;;
+esac
+";
+
+#[test]
+fn an_init_gets_a_lease_a_name_server_and_an_ipv6_address() {
+    let Ok(busybox) = std::fs::read("/bin/busybox") else {
+        println!("skipped an_init_gets_a_lease_a_name_server_and_an_ipv6_address: busybox is not installed");
+        return;
+    };
+    let (server, port) = listen();
+    let greeting = serve(server, |mut stream| stream.write_all(b"hello from the host\n").unwrap());
+    let mut archive = Archive::default();
+    for directory in ["bin", "dev"] {
+        archive.directory(directory);
+    }
+    archive.file("bin/busybox", &busybox);
+    archive.file("bin/sh", &busybox);
+    archive.file("init", INIT.as_bytes());
+    archive.file("lease", LEASE.as_bytes());
+    let place = house::repository().join("target/guest-tests");
+    std::fs::create_dir_all(&place).unwrap();
+    let path = place.join("user-network.cpio");
+    std::fs::write(&path, archive.finish()).unwrap();
+    let mut command = Command::new(&programs().linux);
+    command.args(["mem=128M", "quiet", &format!("initrd={}", path.display()), &format!("port={port}")]);
+    command.arg(format!("eth0=user,fe:fd:0:0:0:7,mtu=9000,dns=127.0.0.1:{},allow=127.0.0.1:{port}", name_server()));
+    let text = until(&mut Running::start(&mut command).unwrap(), "");
+    for wanted in [
+        "lease of 10.0.2.15 obtained",
+        "nameserver 10.0.2.3",
+        "inet 10.0.2.15/24",
+        "default via 10.0.2.2 dev eth0",
+        "Address: 192.0.2.99",
+        "fd75:6d6c:6175:0:fcfd:ff:fe00:7/64",
+        "hello from the host",
+    ] {
+        assert!(text.contains(wanted), "{wanted:?} in\n{text}");
+    }
+    greeting.join().unwrap();
 }
