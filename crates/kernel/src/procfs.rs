@@ -112,18 +112,11 @@ impl ProcessView for View {
         self.task.as_ref()?.resources().namespace
     }
     fn namespaces(&self) -> Vec<(&'static str, u64)> {
-        // Numbers as Linux gives them to its first namespaces; the mount namespace has one of its own.
+        // Only those that there can be more than one of: what is not here is not configured.
         const FIRST: u64 = 0xf000_0000;
         let mount = self.mounts().map_or(0, |m| m.id());
-        vec![
-            ("cgroup", 0xefff_fffb),
-            ("ipc", 0xefff_ffff),
-            ("mnt", FIRST + mount),
-            ("net", FIRST),
-            ("pid", 0xefff_fffc),
-            ("user", 0xefff_fffd),
-            ("uts", 0xefff_fffe),
-        ]
+        let uts = self.task.as_ref().map_or_else(|| self.system.uts.id(), |task| task.uts.lock().id());
+        vec![("mnt", FIRST + mount), ("uts", uts)]
     }
 }
 

@@ -32,9 +32,11 @@ fn uuid() -> String {
 }
 
 fn name(path: &'static str, system: &'static System, field: fn(&mut Names) -> &mut Vec<u8>) -> Setting {
-    let get = move || String::from_utf8_lossy(field(&mut system.names.lock())).into_owned();
+    // A task sees and changes its own namespace's.
+    let uts = move || task::current_task().map_or_else(|| system.uts.clone(), |task| task.uts.lock().clone());
+    let get = move || String::from_utf8_lossy(field(&mut uts().names.lock())).into_owned();
     let set = move |new: &str| -> Result<(), Errno> {
-        let old = std::mem::replace(field(&mut system.names.lock()), new.as_bytes().to_vec());
+        let old = std::mem::replace(field(&mut uts().names.lock()), new.as_bytes().to_vec());
         drop(old);
         Ok(())
     };
@@ -45,7 +47,7 @@ fn name(path: &'static str, system: &'static System, field: fn(&mut Names) -> &m
 pub fn register(proc: &Arc<Proc>, system: &'static System) {
     let boot_id = uuid();
     let shown = |path, text: String| Setting::shows(path, move || text.clone());
-    let names = system.names.lock().clone();
+    let names = system.uts.names.lock().clone();
     register_sysctls(
         proc,
         [

@@ -17,6 +17,7 @@ mod events;
 mod exec;
 mod file;
 mod futex;
+mod ioprio;
 mod klog;
 mod lock;
 mod memory;

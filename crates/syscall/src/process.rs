@@ -271,11 +271,15 @@ pub fn personality(current: &mut Current, persona: u32) -> SysResult<u32> {
 /// unshare(2), of what can be shared without namespaces.
 pub fn unshare(current: &mut Current, flags: u64) -> SysResult<()> {
     let flags = CloneFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
-    if flags.intersects(CloneFlags::NAMESPACES.difference(CloneFlags::NEWNS)) {
+    if flags.contains(CloneFlags::NEWUTS) {
+        current.credentials().require(Capability::SYS_ADMIN)?;
+    }
+    if flags.intersects(CloneFlags::NAMESPACES.difference(CloneFlags::NEWNS | CloneFlags::NEWUTS)) {
         current.credentials().require(Capability::SYS_ADMIN)?;
         return Err(Errno::EINVAL.into());
     }
     let known = CloneFlags::NEWNS
+        | CloneFlags::NEWUTS
         | CloneFlags::FS
         | CloneFlags::FILES
         | CloneFlags::THREAD
@@ -297,6 +301,11 @@ pub fn unshare(current: &mut Current, flags: u64) -> SysResult<()> {
     if let Some((namespace, map)) = namespace {
         current.fs().translate(|path| map.translate(path));
         current.set_namespace(namespace);
+    }
+    if flags.contains(CloneFlags::NEWUTS) {
+        let own = current.uts().copy();
+        let old = std::mem::replace(&mut *current.task().uts.lock(), own);
+        drop(old);
     }
     if flags.contains(CloneFlags::FILES) {
         let files = current.files().fork()?;

@@ -138,7 +138,7 @@ pub fn getcpu(current: &mut Current, cpu: Option<UserRef<u32>>, node: Option<Use
 }
 
 /// The tasks that getpriority(2) and setpriority(2) mean.
-fn chosen(current: &Current, which: u32, who: i32) -> Result<Vec<Arc<Task>>, Errno> {
+pub(crate) fn chosen(current: &Current, which: u32, who: i32) -> Result<Vec<Arc<Task>>, Errno> {
     let table = current.system().table();
     let threads = |process: &Arc<task::Process>| process.threads();
     Ok(match which {

@@ -14,7 +14,7 @@ const UTS_LEN: usize = 65;
 
 /// uname(2).
 pub fn uname(current: &mut Current, to: UserRef<[u8; 6 * UTS_LEN]>) -> SysResult<()> {
-    let names = current.system().names.lock().clone();
+    let names = current.uts().names.lock().clone();
     let mut bytes = [0u8; 6 * UTS_LEN];
     let fields: [&[u8]; 6] = [b"Linux", &names.node, &names.release, &names.version, b"x86_64", &names.domain];
     for (field, value) in bytes.chunks_exact_mut(UTS_LEN).zip(fields) {
@@ -36,13 +36,13 @@ fn read_name(current: &Current, from: UserAddr, len: i32) -> Result<Vec<u8>, Err
 /// sethostname(2).
 pub fn sethostname(current: &mut Current, from: UserAddr, len: i32) -> SysResult<()> {
     let name = read_name(current, from, len)?;
-    current.system().names.lock().node = name;
+    current.uts().names.lock().node = name;
     Ok(())
 }
 /// setdomainname(2).
 pub fn setdomainname(current: &mut Current, from: UserAddr, len: i32) -> SysResult<()> {
     let name = read_name(current, from, len)?;
-    current.system().names.lock().domain = name;
+    current.uts().names.lock().domain = name;
     Ok(())
 }
 

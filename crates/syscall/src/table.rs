@@ -2,8 +2,8 @@
 
 use crate::args::{Answer, Argument, Fd, UserAddr, UserRef};
 use crate::{
-    credentials, descriptor, events, exec, file, futex, klog, lock, memory, mount, path, pidfd, poll, process, resource, sched, seccomp,
-    signal, signalfd, socket, splice, system, sysv, time, timer, unimplemented, xattr,
+    credentials, descriptor, events, exec, file, futex, ioprio, klog, lock, memory, mount, path, pidfd, poll, process, resource, sched,
+    seccomp, signal, signalfd, socket, splice, system, sysv, time, timer, unimplemented, xattr,
 };
 use abi::{AltStack, Errno, Itimerspec, Itimerval, Rlimit, Rusage, SigAction, Timespec, Timeval};
 use task::{Current, Outcome};
@@ -253,6 +253,8 @@ table! {
     234 => process::tgkill(pid: i32, tid: i32, signal: i32);
     235 => path::utimes(path: UserAddr, times: UserRef<[i64; 4]>);
     247 => process::waitid(kind: u32, id: i32, info: UserAddr, options: u32, rusage: Option<UserRef<Rusage>>);
+    251 => ioprio::ioprio_set(which: u32, who: i32, priority: i32);
+    252 => ioprio::ioprio_get(which: u32, who: i32);
     253 => events::inotify_init();
     254 => events::inotify_add_watch(fd: i32, path: UserAddr, mask: u32);
     255 => events::inotify_rm_watch(fd: i32, wd: i32);
@@ -356,9 +358,7 @@ absent! {
     248 => add_key ENOSYS;
     249 => request_key ENOSYS;
     250 => keyctl ENOSYS;
-    251 => ioprio_set ENOSYS;
-    252 => ioprio_get ENOSYS;
-    298 => perf_event_open ENOSYS;
+            298 => perf_event_open ENOSYS;
     300 => fanotify_init ENOSYS;
     313 => finit_module ENOSYS;
     320 => kexec_file_load ENOSYS;

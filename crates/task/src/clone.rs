@@ -80,7 +80,10 @@ impl Current {
         use CloneFlags as F;
         request.check()?;
         let flags = request.flags;
-        if flags.intersects(F::NAMESPACES.difference(F::NEWNS)) {
+        if flags.contains(F::NEWUTS) {
+            self.credentials().require(Capability::SYS_ADMIN)?;
+        }
+        if flags.intersects(F::NAMESPACES.difference(F::NEWNS | F::NEWUTS)) {
             // As Linux without these namespaces; who may not ask gets the other answer.
             self.credentials().require(Capability::SYS_ADMIN)?;
             return Err(Errno::EINVAL.into());
@@ -205,6 +208,9 @@ impl Current {
         task.timer_slack_ns.store(self.task().timer_slack_ns.load(Ordering::Relaxed), Ordering::Relaxed);
         task.policy.store(self.task().policy.load(Ordering::Relaxed), Ordering::Relaxed);
         task.priority.store(self.task().priority.load(Ordering::Relaxed), Ordering::Relaxed);
+        task.io_priority.store(self.task().io_priority.load(Ordering::Relaxed), Ordering::Relaxed);
+        let uts = self.uts();
+        *task.uts.lock() = if flags.contains(CloneFlags::NEWUTS) { uts.copy() } else { uts };
         let seccomp = self.task().seccomp.lock().clone();
         *task.seccomp.lock() = seccomp;
         let mut table = system.table();

@@ -172,6 +172,11 @@ impl Current {
         drop(old);
         self.namespace = namespace;
     }
+    /// What the machine is called, as this task sees it.
+    #[must_use]
+    pub fn uts(&self) -> Arc<crate::uts::Uts> {
+        self.task.uts.lock().clone()
+    }
     /// Another address space, and a thread in it (exec). The old ones go.
     pub(crate) fn set_memory(&mut self, memory: Arc<AddressSpace>, thread: Box<dyn GuestThread>) {
         self.task.host_thread.store(thread.host_number(), Ordering::Relaxed);

@@ -27,6 +27,7 @@ pub mod system;
 pub mod task;
 pub mod timers;
 pub mod tree;
+pub mod uts;
 mod wait;
 
 pub use clone::CloneRequest;

@@ -166,7 +166,8 @@ pub struct System {
     pub cgroups: crate::cgroup::Cgroups,
     /// The first IPC namespace.
     pub ipc: Arc<crate::ipc::Ipc>,
-    pub names: SpinLock<Names>,
+    /// The first UTS namespace.
+    pub uts: Arc<crate::uts::Uts>,
     /// Monotonic time at which the machine was started: `CLOCK_BOOTTIME` and `/proc/uptime` count from it.
     pub started_at_ns: u64,
     /// What clock_settime(2) has added to the host's real-time clock.
@@ -200,7 +201,7 @@ impl System {
             futexes: Futexes::default(),
             cgroups: crate::cgroup::Cgroups::default(),
             ipc: Arc::default(),
-            names: SpinLock::new(Names {
+            uts: crate::uts::Uts::first(Names {
                 node: b"(none)".to_vec(),
                 domain: b"(none)".to_vec(),
                 release: b"6.12.0-umlaut".to_vec(),

@@ -100,6 +100,10 @@ pub struct Task {
     pub nice: AtomicI32,
     pub policy: AtomicI32,
     pub priority: AtomicI32,
+    /// ioprio_set(2); kept, not obeyed.
+    pub io_priority: AtomicI32,
+    /// Its UTS namespace.
+    pub uts: SpinLock<Arc<crate::uts::Uts>>,
     /// Timer slack, nanoseconds, prctl(2).
     pub timer_slack_ns: AtomicU64,
     /// Monotonic time of its birth.
@@ -143,6 +147,7 @@ impl Task {
         nice: i32,
     ) -> Result<Arc<Task>, Errno> {
         let charge = process.system.ram.charge(TASK_COST).map_err(|_| Errno::ENOMEM)?;
+        let uts = SpinLock::new(process.system.uts.clone());
         process.system.account(credentials.uid).tasks.fetch_add(1, Ordering::Relaxed);
         Ok(Arc::new(Task {
             tid: AtomicI32::new(tid),
@@ -164,6 +169,8 @@ impl Task {
             nice: AtomicI32::new(nice),
             policy: AtomicI32::new(0),
             priority: AtomicI32::new(0),
+            io_priority: AtomicI32::new(0),
+            uts,
             timer_slack_ns: AtomicU64::new(50_000),
             started_at_ns: sync::monotonic_ns(),
             _charge: charge,

@@ -89,7 +89,7 @@ impl Commands {
 
 impl server::Machine for Commands {
     fn version(&mut self) -> String {
-        let names = self.system.names.lock().clone();
+        let names = self.system.uts.names.lock().clone();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         format!("Linux {} {} {} x86_64", text(&names.node), text(&names.release), text(&names.version))
     }
