@@ -31,6 +31,20 @@ fn program() -> &'static PathBuf {
     })
 }
 
+/// Ends processes that a hole let out of their machine: they are nobody's children and may spin for ever.
+fn end_what_escaped() {
+    let own = std::fs::canonicalize(program()).unwrap();
+    let numbers = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    for pid in numbers {
+        let runs_it = std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == own);
+        let is_orphan = std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains("\nPPid:\t1\n"));
+        if runs_it && is_orphan {
+            // It may have ended by itself.
+            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
+        }
+    }
+}
+
 /// What attacks notice of the wall when it has this hole, by one hand-over.
 fn noticed(hole: &str, hand_over: &str, attacks: &[&str]) -> Vec<String> {
     let beyond = BEYOND_THE_WALL.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,6 +74,7 @@ fn noticed(hole: &str, hand_over: &str, attacks: &[&str]) -> Vec<String> {
         }
         Err(sentence) => found.push(sentence),
     }
+    end_what_escaped();
     if Path::new(*beyond).exists() {
         found.push(format!("{} was made on the host", *beyond));
         std::fs::remove_file(*beyond).unwrap();
