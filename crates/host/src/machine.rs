@@ -11,6 +11,8 @@ use sync::sched::{self, Scheduler};
 
 /// Wakes a virtual CPU's host thread from a listener that will stay silent. Its handler does nothing.
 pub const WAKE_SIGNAL: libc::c_int = libc::SIGUSR2;
+/// Heap that is kept though nothing needs it, bytes.
+const HEAP_KEPT: libc::c_int = 1 << 20;
 /// How much processor time a kicked thread may still use before it counts as defiant.
 const DEFIANCE_NS: u64 = 20_000_000;
 /// How long it may sleep instead of stopping, where it could do that at all.
@@ -80,11 +82,14 @@ fn processor_time_ns(pid: i32, tid: i32) -> Option<u64> {
 /// Starts the host threads of the virtual CPUs and of the ticker. They end when the scheduler is stopped.
 pub fn start_cpus(scheduler: &'static Scheduler, stubs: &'static Stubs) -> Result<Vec<std::thread::JoinHandle<()>>, Errno> {
     extern "C" fn nothing(_: libc::c_int) {}
-    // SAFETY: all zeroes is a valid action; the handler does nothing, so it is safe at any instant. No SA_RESTART: the point is to get EINTR.
+    // SAFETY: all zeroes is a valid action; the handler does nothing, so it is safe at any instant. mallopt takes numbers. No SA_RESTART: the point is to get EINTR.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
         libc::sigaction(WAKE_SIGNAL, &raw const action, std::ptr::null_mut());
+        // The heap breathes with every process that comes and goes: it is not given back to the host for a few hundred KiB, nor asked for again.
+        libc::mallopt(libc::M_TRIM_THRESHOLD, HEAP_KEPT);
+        libc::mallopt(libc::M_TOP_PAD, HEAP_KEPT / 4);
     }
     let mut threads = Vec::new();
     let mut start = |name: String, body: Box<dyn FnOnce() + Send>| {

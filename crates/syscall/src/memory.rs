@@ -116,9 +116,12 @@ pub fn brk(current: &mut Current, addr: u64) -> SysResult<u64> {
     }
     let old = memory.brk(0);
     let end = memory.brk(addr);
-    if end > old && end == addr {
+    let page = abi::PAGE_SIZE as u64;
+    // The page that the old end lies in was there before.
+    let new = old.next_multiple_of(page)..end;
+    if end == addr && !new.is_empty() {
         // A program that asks for heap stores at its beginning at once. What can't be had now is left to fault.
-        let at_once = old..end.min(old.saturating_add(HEAP_AT_ONCE_PAGES * abi::PAGE_SIZE as u64));
+        let at_once = new.start..end.min(new.start.saturating_add(HEAP_AT_ONCE_PAGES * page));
         let _ = memory.premap(&[(at_once, platform::Access::Write)]);
     }
     Ok(end)
