@@ -147,6 +147,12 @@ impl Running {
         Ok(Self { child, lines })
     }
 
+    /// Its process number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the next line.
     pub fn line(&mut self, limit: Duration) -> Line {
         match self.lines.recv_timeout(limit) {
