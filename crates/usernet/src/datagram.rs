@@ -21,6 +21,8 @@ const DNS_NS: u64 = 10 * SECOND;
 const CHECKSUM_AT: usize = 6;
 /// Longest datagram there is.
 const DATAGRAM_MAX: usize = 65_535;
+/// Errors in a row after which a published port is left alone until something new arrives.
+const ERRORS_MAX: usize = 64;
 /// Most flows that one published port may have.
 const PEERS_MAX: usize = 256;
 
@@ -234,6 +236,7 @@ impl Datagrams {
     fn receive_published(&mut self, core: &mut Core, token: u64) {
         self.buffer.resize(DATAGRAM_MAX, 0);
         let mut buffer = std::mem::take(&mut self.buffer);
+        let mut errors = 0;
         while let Some(published) = self.published.get(&token) {
             if core.out_bytes >= OUT_MAX_BYTES {
                 if !self.waiting.contains(&token) {
@@ -244,7 +247,12 @@ impl Datagrams {
             let (len, peer) = match published.socket.receive(&mut buffer) {
                 Ok(received) => received,
                 Err(Errno::EAGAIN) => break,
-                Err(_) => continue,
+                // What came back for datagrams that were sent; a socket that is broken for good says so again and again.
+                Err(_) if errors < ERRORS_MAX => {
+                    errors += 1;
+                    continue;
+                }
+                Err(_) => break,
             };
             let Some(id) = self.peer_flow(core, token, peer) else { continue };
             let Some(flow) = self.flows.get_mut(&id) else { continue };
