@@ -17,7 +17,6 @@ pub mod exec;
 mod exit;
 pub mod futex;
 pub mod ipc;
-pub mod load;
 pub mod mapped;
 mod pidfd;
 pub mod process;

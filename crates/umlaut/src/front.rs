@@ -22,8 +22,6 @@ struct Command {
 enum Action {
     /// Run one command in a machine whose / is this system (or --root), copy-on-write; ends with the command's exit status
     Run(Box<Run>),
-    /// Boot a disk image: the system on it runs its own init, on this terminal
-    Boot(crate::boot::Boot),
     /// Say what this host offers for machines, and what to fix
     Doctor,
 }
@@ -75,7 +73,7 @@ struct Run {
     command: Vec<std::ffi::OsString>,
 }
 
-pub(crate) fn size(text: &str) -> Result<u64, String> {
+fn size(text: &str) -> Result<u64, String> {
     let bytes = kernel::cmdline::parse_size(text).ok_or("not a size; give a number with K, M or G, such as 512M")?;
     if bytes < kernel::cmdline::LEAST_MEM {
         return Err(format!("too little; a machine needs at least {}M", kernel::cmdline::LEAST_MEM >> 20));
@@ -103,7 +101,6 @@ pub fn main() -> ExitCode {
     let command = Command::parse();
     match command.action {
         Some(Action::Doctor) => crate::doctor::main(),
-        Some(Action::Boot(boot)) => crate::boot::main(&boot),
         Some(Action::Run(run)) => start(run.machine, Some(run.command)),
         None => start(command.machine, None),
     }
@@ -173,7 +170,7 @@ fn interface(allow: &[String], publish: &[String]) -> String {
 }
 
 /// Half of what is available, at most 4 GiB: it costs only what is touched.
-pub(crate) fn default_memory() -> u64 {
+fn default_memory() -> u64 {
     let half = host::checks::available_memory() / 2;
     half.clamp(64 << 20, 4 << 30) & !0xffff
 }
