@@ -175,6 +175,10 @@ fn kernel_messages_go_where_console_says() {
     assert!(desk.person.runs("cat /proc/cmdline").ends_with("console=ttyS1 console=tty0"));
     desk.person.enters("echo from-the-kernel > /dev/kmsg");
     desk.person.sees("from-the-kernel\r\n");
+    assert!(desk.person.runs("dmesg | grep -c from-the-kernel").ends_with('1'));
+    assert!(desk.person.runs("cat /proc/consoles").contains("tty0                 -W- (EC p  )    4:0"));
+    assert!(desk.person.runs("cat /proc/tty/drivers").contains("UML serial line      /dev/ttyS       4 64-127 serial"));
+    assert_eq!(desk.person.runs("head -c 100 /dev/hwrng | wc -c"), "100");
     desk.person.enters("echo to-the-console > /dev/console");
     desk.person.sees("to-the-console\r\n");
     assert!(desk.person.runs("echo x > /dev/ttyS0").contains("can't create"));
@@ -233,4 +237,88 @@ fn debians_telnet_logs_in() {
     assert!(machine.ends().success());
     remote.person.sees("closed by foreign host");
     client.ends();
+}
+
+/// An X server without a screen, and the display's name. Its picture is a file in `pictures`.
+fn display(pictures: &std::path::Path) -> Option<(people::Running, String)> {
+    use std::io::BufRead;
+    let server = program("Xvfb")?;
+    program("xterm")?;
+    let mut xvfb = std::process::Command::new(server);
+    xvfb.args(["-displayfd", "1", "-screen", "0", "800x600x24", "-nolisten", "tcp", "-fbdir"]).arg(pictures);
+    let mut server = people::Running(xvfb.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap());
+    let mut number = String::new();
+    std::io::BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut number).unwrap();
+    Some((server, format!(":{}", number.trim())))
+}
+
+/// Processes of the host that were started by `parent` and are called `name`.
+fn children(parent: u32, name: &str) -> Vec<i32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((start, rest)) = stat.rsplit_once(')') else { continue };
+        let state_and_parent: Vec<&str> = rest.split_whitespace().take(2).collect();
+        if start.ends_with(&format!("({name}"))
+            && state_and_parent.get(1) == Some(&parent.to_string().as_str())
+            && state_and_parent[0] != "Z"
+        {
+            found.extend(start.split(' ').next().and_then(|pid| pid.parse::<i32>().ok()));
+        }
+    }
+    found
+}
+
+#[test]
+fn an_xterm_is_a_console_with_a_size_until_it_is_closed() {
+    let pictures = house::repository().join(format!("target/guest-tests/xterm-{}", std::process::id()));
+    std::fs::create_dir_all(&pictures).unwrap();
+    let Some((_server, display)) = display(&pictures) else { return };
+    // Programs may resize the window, which xterm does not let them by itself.
+    let resources = pictures.join("resources");
+    std::fs::write(&resources, "xterm*allowWindowOps: true\n").unwrap();
+    let Some(linux) = linux(&["con=none", "con0=fd:0,fd:1", "ssl=none", "ssl2=xterm", "umid=windows"]) else { return };
+    let mut command = vec!["env".to_owned(), format!("DISPLAY={display}"), format!("XENVIRONMENT={}", resources.display())];
+    command.extend(linux);
+    let mut desk = Desk::new();
+    let mut machine = desk.start(&command);
+    desk.person.logs_in("root");
+    assert_eq!(children(machine.0.id(), "xterm"), [], "no window before somebody opens the line");
+    // A session of its own in the window, which answers questions as only a terminal emulator does.
+    desk.person.enters("setsid sh -c 'exec <>/dev/ttyS2 >&0 2>&1; stty raw -echo; printf \"\\033[6n\"; head -c 6 > /tmp/answer; printf \"\\033[8;30;100t\"; while sleep 1; do date; done' &");
+    desk.person.enters("until grep -q R /tmp/answer 2>/dev/null; do sleep 1; done; hexdump -C /tmp/answer | cut -c 11-28");
+    desk.person.sees("1b 5b 31 3b 31 52");
+    desk.person.enters("until [ \"$(stty size < /dev/ttyS2)\" = '30 100' ]; do sleep 1; done; echo si\"\"zed");
+    desk.person.sees("sized");
+    let windows = children(machine.0.id(), "xterm");
+    assert_eq!(windows.len(), 1);
+    let title = std::fs::read_to_string(format!("/proc/{}/cmdline", windows[0])).unwrap();
+    assert!(title.contains("Serial Line #2 (windows)"), "{title}");
+    // The picture of the screen is kept: a header, and something on it.
+    let picture = std::fs::read(pictures.join("Xvfb_screen0")).unwrap();
+    std::fs::write(house::repository().join("target/guest-tests/xterm.xwd"), &picture).unwrap();
+    let pixels: std::collections::BTreeSet<&[u8]> = picture.chunks_exact(4).skip(4000).collect();
+    assert!(pixels.len() > 1, "nothing on the screen");
+    // Closed by its user: the session in it is over, the machine is not.
+    let pid = rustix::process::Pid::from_raw(windows[0]).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    desk.person.enters("while ps | grep -v grep | grep -q 'sleep 1; do date'; do sleep 1; done; echo ov\"\"er");
+    desk.person.sees("over");
+    // Opened anew, it ends with the machine.
+    desk.person.enters("sleep 100000 > /dev/ttyS2 &");
+    desk.person.enters("echo wi\"\"ndow");
+    desk.person.sees("window");
+    let until = Instant::now() + people::PATIENCE;
+    while children(machine.0.id(), "xterm").is_empty() {
+        assert!(Instant::now() < until, "no second window");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let windows = children(machine.0.id(), "xterm");
+    desk.person.enters("poweroff");
+    assert!(machine.ends().success());
+    while windows.iter().any(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains("(xterm) S"))) {
+        assert!(Instant::now() < until, "the window outlives the machine");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let _ = std::fs::remove_dir_all(pictures);
 }

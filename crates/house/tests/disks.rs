@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use house::disk::{Ended, boot, host, make_image, place};
-use house::machine::Programs;
+use house::machine::{Programs, compile};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -285,4 +285,72 @@ fn a_file_given_more_room_on_the_host_is_a_larger_disk() {
     assert!(resized, "{text}");
     let ended = run(&directory, &["ubda=img", "rw"], "echo =$(cat /sys/block/ubda/size) $(( $(stat -f -c %b /) > 35000 ))");
     assert_eq!(told(&ended.text), ["81920 1"], "{}", ended.text);
+}
+
+#[test]
+fn room_that_files_give_back_goes_back_to_the_host() {
+    let Some(directory) = own("trim") else { return };
+    image(&directory, "img");
+    image(&directory, "mounted");
+    let allocated = |name: &str| {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(directory.join(name)).unwrap().blocks() * 512
+    };
+    let fill = "dd if=/dev/urandom of=/big bs=64k count=128 2>/dev/null; sync; rm /big; sync";
+    run(&directory, &["ubda=img", "rw"], fill);
+    let full = allocated("img");
+    // With the flag `t` nothing is given back, and the caller is told.
+    let ended = run(&directory, &["ubdat=img", "rw"], "fstrim / 2>/dev/null; echo =$?");
+    assert_eq!((told(&ended.text), allocated("img") == full), (vec!["1"], true), "{}", ended.text);
+    let ended = run(&directory, &["ubda=img", "rw"], "fstrim -v / | grep -c trimmed | sed 's/^/=/'; mount -o remount,ro /");
+    assert_eq!(told(&ended.text), ["1"], "{}", ended.text);
+    assert!(allocated("img") + (7 << 20) < full, "{full} bytes before, {} after", allocated("img"));
+    is_clean(&directory.join("img"));
+    // As the mount option, without being asked.
+    let before = allocated("mounted");
+    let ended = run(&directory, &["ubda=mounted", "rw", "rootflags=discard"], &format!("{fill}; mount -o remount,ro /; echo =$?"));
+    assert_eq!(told(&ended.text), ["0"], "{}", ended.text);
+    assert!(allocated("mounted") < before + (2 << 20), "{before} bytes before, {} after", allocated("mounted"));
+    is_clean(&directory.join("mounted"));
+}
+
+#[test]
+fn the_extents_of_a_file_can_be_asked_for() {
+    let Some(directory) = own("extents") else { return };
+    image(&directory, "img");
+    let program = directory.join("records");
+    compile(&house::repository().join("tests/guest/runner/records.c"), &program, &[], &[]).unwrap();
+    let script = "cat /dev/ubdo > /tmp/r; chmod 755 /tmp/r; dd if=/dev/urandom of=/file bs=1k count=64 2>/dev/null; /tmp/r extents /file
+        dd if=/dev/urandom of=/sparse bs=4k count=1 2>/dev/null; dd if=/dev/urandom of=/sparse bs=4k seek=100 count=2 conv=notrunc 2>/dev/null
+        /tmp/r extents /sparse; /tmp/r extents /proc/version; : > /empty; /tmp/r extents /empty";
+    let ended = run(&directory, &["ubda=img", "ubdor=records", "rw"], script);
+    let told = told(&ended.text);
+    assert_eq!(told, ["extents 1 65536 1", "extents 2 12288 1", "broken Operation not supported", "extents 0 0 0"], "{}", ended.text);
+}
+
+#[test]
+fn an_image_boots_without_umls_words() {
+    let Some(directory) = own("boot") else { return };
+    image(&directory, "img");
+    house::disk::write_script(&directory.join("script"), "echo =$(grep -c '^/dev/root / ext4 rw' /proc/mounts); echo x > /file; sync")
+        .unwrap();
+    let before = std::fs::read(directory.join("img")).unwrap();
+    let boot = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(&programs().umlaut);
+        command.current_dir(&directory).arg("boot").args(arguments);
+        house::disk::run(&mut command, std::time::Duration::from_secs(60)).unwrap()
+    };
+    let ended = boot(&["--mem", "64M", "--cow", "cow", "img", "--", "ubdpr=script", "quiet"]);
+    assert_eq!((told(&ended.text), ended.status), (vec!["1"], Some(0)), "{}", ended.text);
+    assert!(std::fs::read(directory.join("img")).unwrap() == before, "the image was written");
+    let ended = boot(&["--verbose", "--mem", "64M", "--cpus", "1", "--read-only", "img", "--", "ubdpr=script"]);
+    says(&ended.text, "linux mem=65536K ubdar=img root=/dev/ubda ro con0=fd:0,fd:1 ncpus=1 ubdpr=script\n");
+    assert_eq!((told(&ended.text), ended.status), (vec!["0"], Some(0)), "{}", ended.text);
+    for (arguments, sentence) in
+        [(["missing", "--mem=64M"], "missing: there is no image to boot"), (["a,b", "--mem=64M"], "no comma and no colon")]
+    {
+        let ended = boot(&arguments);
+        says(&ended.text, sentence);
+        assert_eq!(ended.status, Some(125));
+    }
 }

@@ -66,6 +66,7 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     }
     DevPtsType::register(machine.vfs, machine.jobs.clone()).map_err(failed("the pseudoterminals could not be made"))?;
     let consoles = console::make(machine, config).map_err(failed("the console could not be opened"))?;
+    console::make_files(&proc, &consoles);
     let disks = crate::disks::make(machine, config);
     let networks = crate::network::make(machine, config, &sysfs);
     if config.program.search_path {

@@ -7,7 +7,9 @@ use abi::Errno;
 use drivers::lines::{Family, Lines, MAJOR, NoLine, Surroundings};
 use drivers::ports::{Log, Ports};
 use drivers::stream::{HostStream, StreamDevice};
-use drivers::terminal::{Console, ControllingTerminal, FixedPlug, Jobs, Terminal};
+use drivers::terminal::{Console, ControllingTerminal, FixedPlug, Jobs, Terminal, Tty};
+use fs::kernfs::FileSpec;
+use fs::proc::Proc;
 use host::channel::{Channel, HostLines, StandardStream};
 use platform::{HostChannel, HostChannels, TerminalMode};
 use std::sync::Arc;
@@ -22,7 +24,32 @@ pub struct Consoles {
     pub terminal: Option<Arc<Terminal>>,
     /// Paths of what the first process gets as 0, 1 and 2.
     pub paths: [Vec<u8>; 3],
+    /// Where kernel messages go: name and number; the last one is `/dev/console`.
+    shown: Vec<(String, DeviceNumber)>,
 }
+
+/// `/proc/consoles` and `/proc/tty/drivers`, by which ps(1) names terminals.
+pub fn make_files(proc: &Proc, consoles: &Consoles) {
+    use std::fmt::Write as _;
+    let mut text = String::new();
+    for (i, (name, number)) in consoles.shown.iter().enumerate() {
+        let preferred = if i + 1 == consoles.shown.len() { 'C' } else { ' ' };
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{name:<21}-W- (E{preferred} p  ) {:>4}:{}", number.major(), number.minor());
+    }
+    proc.tree().file("consoles", 0o444, FileSpec::text(move || text.clone()));
+    proc.tree().file("tty/drivers", 0o444, FileSpec::text(|| DRIVERS.to_owned()));
+}
+
+/// Terminals' drivers, proc(5): name, nodes, major number, minors, kind.
+const DRIVERS: &str = "\
+/dev/tty             /dev/tty        5       0 system:/dev/tty
+/dev/console         /dev/console    5       1 system:console
+/dev/ptmx            /dev/ptmx       5       2 system
+UML serial line      /dev/ttyS       4 64-127 serial
+UML console          /dev/tty        4 0-15 console
+pty_slave            /dev/pts      136 0-1048575 pty:slave
+";
 
 /// Makes the devices.
 pub fn make(machine: &Machine, config: &Config) -> Result<Consoles, Errno> {
@@ -74,9 +101,10 @@ fn make_lines(machine: &Machine, config: &Config) -> Result<Consoles, Errno> {
         None => Arc::new(NoLine),
     };
     fs::devices::register_tty_hooks(machine.vfs, Arc::new(ControllingTerminal(jobs)), console)?;
+    let told = shown.iter().map(|terminal| (terminal.name().to_owned(), terminal.number())).collect();
     show_messages(machine, config, shown);
     let path = || b"/dev/console".to_vec();
-    Ok(Consoles { terminal: None, paths: [path(), path(), path()] })
+    Ok(Consoles { terminal: None, paths: [path(), path(), path()], shown: told })
 }
 
 /// The line that `console=` means: `tty1`, `ttyS0,115200n8`.
@@ -133,7 +161,7 @@ fn make_streams(machine: &Machine) -> Result<Consoles, Errno> {
         devices.add(DeviceInfo::char(DeviceNumber::new(STREAM_MAJOR, i as u32), &name, 0o666, "stream", device))?;
         *path = format!("/dev/{name}").into_bytes();
     }
-    Ok(Consoles { terminal: made, paths })
+    Ok(Consoles { terminal: made, paths, shown: Vec::new() })
 }
 
 /// Shows kernel messages on standard error until the consoles are there.

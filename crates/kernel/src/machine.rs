@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use sync::Timer;
 use sync::sched::Scheduler;
 use task::{Limits, System};
 use vfs::{KernelLog, Vfs};
@@ -122,6 +123,7 @@ fn bring_up(config: &Config) -> Result<(Machine, Receiver<End>), String> {
     let limits = Limits { threads_max: process_limit.max(16), ..Limits::default() };
     let system = System::new(ram, vfs, Arc::new(stubs), Box::new(wiring), limits);
     crate::sigio::install(system);
+    sample_load(system);
     let jobs = Arc::new(JobControl::default());
     let _ = jobs.system.set(system);
     let sysrq = SysRq::new(system, scheduler, ending.clone());
@@ -155,4 +157,20 @@ fn shut_down(machine: &Machine, ended: &End) {
     let _ = host::channel::flush_all(Some(sync::monotonic_ns() + 5_000_000_000));
     host::channel::restore_terminals();
     host::channel::close_windows();
+}
+
+/// Takes a sample of the load every few seconds, as long as the machine is there.
+fn sample_load(system: &'static System) {
+    static SAMPLER: OnceLock<Timer> = OnceLock::new();
+    let sampler = SAMPLER.get_or_init(|| {
+        Timer::new(move || {
+            let running = system.table().all_tasks().iter().filter(|task| task.in_guest.load(Ordering::Relaxed)).count();
+            let waiting = sync::sched::scheduler().map_or(0, Scheduler::waiting);
+            system.load.sample(running as u64 + u64::from(waiting));
+            if let Some(sampler) = SAMPLER.get() {
+                sampler.arm(sync::monotonic_ns() + task::load::PERIOD_NS);
+            }
+        })
+    });
+    sampler.arm(sync::monotonic_ns() + task::load::PERIOD_NS);
 }

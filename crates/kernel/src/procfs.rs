@@ -494,7 +494,7 @@ pub fn make(machine: &Machine, command_line: &str) -> Arc<Proc> {
         loadavg: Box::new(move || {
             let waiting = sync::sched::scheduler().map_or(0, sync::sched::Scheduler::waiting);
             let table = system.table();
-            format!("0.00 0.00 0.00 {}/{} {}\n", waiting + 1, table.tree.thread_count(), table.tree.last_pid())
+            format!("{} {}/{} {}\n", system.load.text(), waiting + 1, table.tree.thread_count(), table.tree.last_pid())
         }),
         idle_ns: Box::new(move || {
             let used: u64 = system.table().all_tasks().iter().map(|t| t.cpu_time_ns().1).sum();

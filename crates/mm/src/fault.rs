@@ -4,9 +4,9 @@
 //! held, and [`AddressSpace::commit`] looks again whether the decision still holds before it changes anything. So a fault never waits for memory
 //! or a disk while it holds what others need, and losing a race costs another look.
 //!
-//! How much comes with one fault was measured: 16 pages aligned around it, doubling to 64 only while each fault begins where the last ended
-//! (growing on equal strides made sparse touches dear), and to 256 for pages of files that are in memory; copies in clusters from the page upward that double from 4 to 64.
-//! When memory is scarce, one page at a time.
+//! How much comes with one fault was measured: 16 pages aligned around it, doubling to 128 only while each fault begins where the last ended
+//! (growing on equal strides made sparse touches dear), and to 512 for pages of files that are in memory; copies in clusters from the page
+//! upward that double from 4 to 128. When memory is scarce, one page at a time.
 
 use crate::space::{AddressSpace, Structure, Tables};
 use crate::table::Pte;
@@ -20,9 +20,9 @@ use vfs::Pages;
 
 /// Pages that a fault brings at least, aligned, and at most.
 const AROUND: u64 = 16;
-const AROUND_MAX: u64 = 64;
+const AROUND_MAX: u64 = 128;
 /// The most where nothing has to be allocated: pages that are in memory and only have to be shown.
-const SHOWN_MAX: u64 = 256;
+const SHOWN_MAX: u64 = 512;
 /// Pages that a first store copies, and at most.
 const COPIED: u64 = 4;
 

@@ -72,6 +72,7 @@ pub fn sysinfo(current: &mut Current, to: UserRef<Sysinfo>) -> SysResult<()> {
     let page = abi::PAGE_SIZE as u64;
     let info = Sysinfo {
         uptime_sec: (system.uptime_ns() / abi::NS_PER_SEC) as i64,
+        loads: system.load.fixed_point(),
         total_ram: system.ram.frames() as u64 * page,
         free_ram: system.ram.available() as u64 * page,
         processes: system.table().tree.thread_count() as u16,

@@ -17,6 +17,7 @@ pub mod exec;
 mod exit;
 pub mod futex;
 pub mod ipc;
+pub mod load;
 pub mod mapped;
 mod pidfd;
 pub mod process;

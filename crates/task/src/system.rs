@@ -178,6 +178,7 @@ pub struct System {
     pub ctrl_alt_del_restarts: AtomicBool,
     /// Processes made since then, for `/proc/stat`.
     pub forks: AtomicU64,
+    pub load: crate::load::LoadAverages,
     table: SpinLock<Table>,
     users: SpinLock<HashMap<u32, Weak<UserAccount>>>,
 }
@@ -212,6 +213,7 @@ impl System {
             last_oom_ns: AtomicU64::new(0),
             ctrl_alt_del_restarts: AtomicBool::new(true),
             forks: AtomicU64::new(0),
+            load: crate::load::LoadAverages::default(),
             table: SpinLock::ranked(Rank::Processes, table),
             users: SpinLock::default(),
         }))

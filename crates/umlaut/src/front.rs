@@ -22,6 +22,8 @@ struct Command {
 enum Action {
     /// Run one command in a machine whose / is this system (or --root), copy-on-write; ends with the command's exit status
     Run(Box<Run>),
+    /// Boot a disk image: the system on it runs its own init, on this terminal
+    Boot(crate::boot::Boot),
     /// Say what this host offers for machines, and what to fix
     Doctor,
 }
@@ -73,7 +75,7 @@ struct Run {
     command: Vec<std::ffi::OsString>,
 }
 
-fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let bytes = kernel::cmdline::parse_size(text).ok_or("not a size; give a number with K, M or G, such as 512M")?;
     if bytes < kernel::cmdline::LEAST_MEM {
         return Err(format!("too little; a machine needs at least {}M", kernel::cmdline::LEAST_MEM >> 20));
@@ -101,6 +103,7 @@ pub fn main() -> ExitCode {
     let command = Command::parse();
     match command.action {
         Some(Action::Doctor) => crate::doctor::main(),
+        Some(Action::Boot(boot)) => crate::boot::main(&boot),
         Some(Action::Run(run)) => start(run.machine, Some(run.command)),
         None => start(command.machine, None),
     }
@@ -170,7 +173,7 @@ fn interface(allow: &[String], publish: &[String]) -> String {
 }
 
 /// Half of what is available, at most 4 GiB: it costs only what is touched.
-fn default_memory() -> u64 {
+pub(crate) fn default_memory() -> u64 {
     let half = host::checks::available_memory() / 2;
     half.clamp(64 << 20, 4 << 30) & !0xffff
 }

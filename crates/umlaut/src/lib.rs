@@ -3,6 +3,7 @@
 //! What it is not: the machine. It turns words into a [`kernel::Config`] and the machine's end into an exit status.
 #![forbid(unsafe_code)]
 
+mod boot;
 mod doctor;
 mod front;
 

@@ -483,7 +483,10 @@ impl OpenFile {
     /// ioctl(2), for commands that belong to the file.
     pub fn ioctl(&self, caller: &IoctlCaller<'_>, command: u32, argument: u64) -> SysResult<i64> {
         self.not_path()?;
-        self.ops.ioctl(self, caller, command, argument)
+        match crate::ioctl::of_file_system(self, caller, command, argument) {
+            Some(answer) => answer,
+            None => self.ops.ioctl(self, caller, command, argument),
+        }
     }
     /// What it is ready for (see [`FileOps::poll`]).
     pub fn poll(&self, table: Option<&mut PollTable>) -> Events {

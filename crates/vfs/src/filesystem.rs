@@ -67,6 +67,10 @@ pub trait FileSystem: Send + Sync {
     fn remount(&self, _flags: MountFlags, _data: &[u8]) -> Result<(), Errno> {
         Ok(())
     }
+    /// Tells the device of free room in `start..start + len` bytes, in pieces of at least `least` (FITRIM); how many bytes.
+    fn trim(&self, _start: u64, _len: u64, _least: u64) -> Result<u64, Errno> {
+        Err(Errno::ENOTTY)
+    }
     /// Its own options for `/proc/mounts`, with a leading comma each: `,size=65536k,mode=755`.
     fn show_options(&self) -> String {
         String::new()

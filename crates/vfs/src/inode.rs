@@ -104,6 +104,10 @@ pub trait Inode: Any + Send + Sync {
     fn owner(&self) -> Owner;
     /// The file system it belongs to.
     fn file_system(&self) -> Arc<dyn FileSystem>;
+    /// Where bytes `start..start + len` lie on the device, `most` extents of them (FIEMAP). Dirty pages are written first.
+    fn extents(&self, _start: u64, _len: u64, _most: usize) -> Result<Vec<crate::FileExtent>, Errno> {
+        Err(Errno::EOPNOTSUPP)
+    }
     /// Where locks, watches, a FIFO's pipe and a bound socket hang: one field of every inode.
     fn attachments(&self) -> &Attachments;
 

@@ -23,7 +23,12 @@ pub fn register(vfs: &'static Vfs, entropy: Entropy) -> Result<(), Errno> {
     add(5, "zero", 0o666, Arc::new(mem::Zero { vfs }))?;
     add(7, "full", 0o666, Arc::new(mem::Full))?;
     add(8, "random", 0o666, Arc::new(random::Random { entropy: entropy.clone() }))?;
-    add(9, "urandom", 0o666, Arc::new(random::Random { entropy }))?;
+    add(9, "urandom", 0o666, Arc::new(random::Random { entropy: entropy.clone() }))?;
+    // hwrng(4): the host's own generator, for rngd.
+    vfs.devices.register_major(DeviceKind::Char, 10, "misc", None);
+    let hardware: Arc<dyn FileOps> = Arc::new(random::Random { entropy });
+    let hardware: Arc<dyn Device> = Arc::new(move |_: &Open<'_>| Ok(hardware.clone()));
+    vfs.devices.add(DeviceInfo::char(DeviceNumber::new(10, 183), "hwrng", 0o600, "misc", hardware))?;
     let log = &vfs.log;
     let kmsg: Arc<dyn Device> = Arc::new(move |_: &Open<'_>| -> abi::SysResult<Arc<dyn FileOps>> { Ok(Arc::new(kmsg::Kmsg::new(log))) });
     vfs.devices.add(DeviceInfo::char(DeviceNumber::new(1, 11), "kmsg", 0o644, "mem", kmsg))

@@ -280,6 +280,19 @@ fn ours(inode: &Arc<dyn Inode>) -> Result<&ExtInode, Errno> {
 }
 
 impl Inode for ExtInode {
+    fn extents(&self, start: u64, len: u64, most: usize) -> Result<Vec<vfs::FileExtent>, Errno> {
+        // Blocks are allocated when pages are written.
+        if let Some(contents) = &self.contents {
+            contents.cache.sync()?;
+        }
+        let of = |found: ::ext4::FiemapExtent| vfs::FileExtent {
+            logical: found.logical,
+            physical: found.physical,
+            len: found.len,
+            flags: found.flags,
+        };
+        Ok(self.fs.image.fiemap(self.ino, start, len, most)?.into_iter().map(of).collect())
+    }
     fn metadata(&self) -> Result<Metadata, Errno> {
         let known = self.state.lock().attributes;
         let block = self.fs.image.block_size() as u64;

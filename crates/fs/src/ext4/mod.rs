@@ -253,6 +253,12 @@ impl FileSystem for ExtFs {
         self.tell_events();
         result
     }
+    fn trim(&self, start: u64, len: u64, least: u64) -> Result<u64, Errno> {
+        self.writable()?;
+        // What was freed can be told of only when it is sure to stay free.
+        self.sync()?;
+        Ok(self.image.trim(start, len, least)?)
+    }
     fn show_options(&self) -> String {
         let shown = self.image.options().show();
         if shown.is_empty() { shown } else { format!(",{shown}") }

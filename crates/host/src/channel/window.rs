@@ -299,7 +299,8 @@ fn help_window(path: &str, machine: Option<i32>) -> Result<(), String> {
     let machine = machine.and_then(Pid::from_raw).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     match machine {
         Some(machine) => {
-            let _ = poll(&mut [PollFd::new(&machine, PollFlags::IN)], None);
+            // Each change of the size is a signal, and ends the wait too.
+            while poll(&mut [PollFd::new(&machine, PollFlags::IN)], None) == Err(rustix::io::Errno::INTR) {}
         }
         None => stay(),
     }
