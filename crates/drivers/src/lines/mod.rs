@@ -123,7 +123,7 @@ pub struct Lines {
     family: Family,
     lines: Vec<Line>,
     devices: &'static Devices,
-    /// Held while a line is changed.
+    /// Held while a line is changed, and nodes come and go: outside of the registry's.
     changing: sync::Mutex<()>,
 }
 
@@ -182,7 +182,7 @@ impl Lines {
             let terminal = Terminal::new(&format!("{}{unit}", family.device()), number, plug.clone(), jobs.clone());
             lines.push(Line { plug, terminal });
         }
-        let lines = Arc::new(Lines { family, lines, devices, changing: sync::Mutex::new(()) });
+        let lines = Arc::new(Lines { family, lines, devices, changing: sync::Mutex::ranked(sync::Rank::Rename, ()) });
         for line in &lines.lines {
             if line.plug.setting.lock().spec != Spec::None {
                 lines.show(line)?;
