@@ -253,6 +253,81 @@ fn a_switch_reaches_the_host_by_its_tap() {
 }
 
 #[test]
+fn a_machine_between_two_switches_forwards() {
+    let scratch = Scratch::new("router");
+    let (left, right) = (Switch::start(&our_switch(), &scratch, "left"), Switch::start(&our_switch(), &scratch, "right"));
+    let script = "ip addr add 10.1.0.254/24 dev eth0; ip addr add 10.2.0.254/24 dev eth1; ip link set eth0 up; ip link set eth1 up
+        echo 1 > /proc/sys/net/ipv4/ip_forward; echo ready; sleep 300";
+    let mut router = machine(&[left.device(0), right.device(1)], script);
+    until(&mut router, "ready");
+    let far = "ip addr add 10.2.0.1/24 dev eth0; ip link set eth0 up; ip route add default via 10.2.0.254; echo ready; sleep 300";
+    let mut far = machine(&[right.device(0)], far);
+    until(&mut far, "ready");
+    let near = "ip addr add 10.1.0.1/24 dev eth0; ip link set eth0 up; ip route add default via 10.1.0.254; ping -q -c 20 -A 10.2.0.1
+        ping -c 1 -t 1 10.2.0.1 >/dev/null || echo too far; echo ended";
+    let said = until(&mut machine(&[left.device(0)], near), "ended");
+    assert!(said.contains("20 packets received, 0% packet loss") && said.contains("too far"), "{said}");
+}
+
+#[test]
+fn moving_a_route_moves_the_traffic_and_the_idle_interface_stays_still() {
+    let scratch = Scratch::new("failover");
+    let switches = ["first", "second"].map(|name| Switch::start(&our_switch(), &scratch, name));
+    let devices = [switches[0].device(0), switches[1].device(1)];
+    let both = |host: u8| format!("for i in 0 1; do ip addr add 10.$i.0.{host}/24 dev eth$i; ip link set eth$i up; done");
+    let mut peer = machine(&devices, &format!("{}; ip addr add 10.99.0.2/32 dev lo; echo ready; sleep 300", both(2)));
+    until(&mut peer, "ready");
+    let script = format!(
+        "{}; count() {{ cat /sys/class/net/eth$1/statistics/tx_packets; }}
+         drill() {{
+             ip route add 10.99.0.2 via 10.$1.0.2; a=$(count 0); b=$(count 1)
+             ping -q -c 40 -A 10.99.0.2 | grep received; echo $1 $(($(count 0) - a)) $(($(count 1) - b)); ip route del 10.99.0.2
+         }}
+         drill 0; drill 1; ping -c 1 10.99.0.2 2>&1 | grep -i unreachable; echo ended",
+        both(1)
+    );
+    let said = until(&mut machine(&devices, &script), "ended");
+    assert_eq!(said.matches("40 packets received, 0% packet loss").count(), 2, "{said}");
+    let counts = |wanted: &str| -> Vec<u32> {
+        let line = said.lines().find_map(|line| line.strip_prefix(wanted)).unwrap_or_else(|| panic!("{said}"));
+        line.split(' ').filter_map(|word| word.parse().ok()).collect()
+    };
+    // Beside the pings there are a few solicitations.
+    let (first, second) = (counts("0 "), counts("1 "));
+    assert!(first[0] >= 40 && first[1] < 10 && second[0] < 10 && second[1] >= 40, "{said}");
+    assert!(said.to_lowercase().contains("unreachable"), "{said}");
+}
+
+#[test]
+fn iproute2_and_net_tools_make_change_and_show_interfaces_routes_rules_and_neighbours() {
+    if !Path::new("/sbin/ip").exists() {
+        println!("skipped: iproute2 is not installed");
+        return;
+    }
+    let script = "PATH=/usr/sbin:/sbin:/usr/bin:/bin; /sbin/ip monitor all > /tmp/heard & sleep 0.5
+        /sbin/ip link add d0 type dummy; /sbin/ip link add v0 type veth peer name v1; /sbin/ip link set d0 up; /sbin/ip addr add 10.5.0.1/24 dev d0
+        /sbin/ip route add 10.9.0.0/16 via 10.5.0.7 metric 5; /sbin/ip route add blackhole 10.10.0.0/16; /sbin/ip route get 10.9.1.1
+        /sbin/ip rule add from 10.5.0.0/24 table 100 prio 500; /sbin/ip rule; /sbin/ip rule del prio 500
+        /sbin/ip neigh add 10.5.0.9 lladdr 02:00:00:00:00:09 dev d0; /sbin/ip neigh; cat /proc/net/arp
+        /sbin/ip link set v0 name cable; ls /sys/class/net; /sbin/ip link del cable; ls /sys/class/net; cat /proc/net/route
+        /sbin/ip addr del 10.5.0.1/24 dev d0; /sbin/ip link del d0; kill %1; cat /tmp/heard; echo ended";
+    let said = until(&mut machine(&[], script), "ended");
+    for wanted in [
+        "10.9.1.1 via 10.5.0.7 dev d0 src 10.5.0.1",
+        "500:\tfrom 10.5.0.0/24 lookup 100",
+        "10.5.0.9 dev d0 lladdr 02:00:00:00:00:09 PERMANENT",
+        "10.5.0.9         0x1         0x6         02:00:00:00:00:09     *        d0",
+        "cable\nd0\nlo\nv1\nd0\nlo\n",
+        "d0\t0000090A\t0700050A\t0003\t0\t0\t5\t0000FFFF",
+        "[ADDR]Deleted ",
+        "[ROUTE]blackhole 10.10.0.0/16",
+        "[LINK]Deleted ",
+    ] {
+        assert!(said.contains(wanted), "not said: {wanted}\n{said}");
+    }
+}
+
+#[test]
 fn an_interface_loses_its_carrier_with_its_switch_and_finds_another_when_it_goes_up_again() {
     let scratch = Scratch::new("carrier");
     let switch = Switch::start(&our_switch(), &scratch, "ctl");

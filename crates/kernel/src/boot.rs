@@ -68,7 +68,7 @@ pub fn boot(machine: &Machine, config: &Config) -> Result<(), End> {
     let consoles = console::make(machine, config).map_err(failed("the console could not be opened"))?;
     console::make_files(&proc, &consoles);
     let disks = crate::disks::make(machine, config);
-    let networks = crate::network::make(machine, config, &sysfs);
+    let networks = crate::network::make(machine, config, &sysfs, &proc);
     if config.program.search_path {
         // A command that was promised a network does not start without.
         networks.map_err(End::NotStarted)?;

@@ -281,6 +281,18 @@ impl Core {
         self.event(Event::Addresses(id));
     }
 
+    /// Whoever changed [`Core::routes`] says so.
+    pub fn routes_changed(&mut self) {
+        self.event(Event::Routes);
+    }
+
+    /// Sets a neighbour by an administrator's word, and sends what waited for it.
+    pub fn set_neighbour(&mut self, id: InterfaceId, address: IpAddr, mac: crate::wire::MacAddress, state: crate::neighbour::State) {
+        let waiting = self.neighbours.set((id, address), mac, state, self.now_ns);
+        self.send_resolved(id, mac, waiting);
+        self.event(Event::Neighbour(id, address));
+    }
+
     /// Turns forwarding of a family on or off for all interfaces (`ip_forward`, `conf/all/forwarding`).
     pub fn set_forwarding(&mut self, family: Family, on: bool) {
         for interface in self.interfaces.iter_mut() {

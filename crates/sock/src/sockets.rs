@@ -54,11 +54,14 @@ impl Sockets {
         self.world.identity()
     }
     /// The network, made when first asked for.
-    pub fn network(&self) -> &'static Network {
+    pub fn network(&'static self) -> &'static Network {
         self.network.get_or_init(|| {
             let mut key = [[0; 8]; 2];
             key.iter_mut().for_each(|half| self.world.random(half));
-            Network::new(self.ram, key.map(u64::from_ne_bytes))
+            let network = Network::new(self.ram, key.map(u64::from_ne_bytes));
+            let announcer = netlink::Announcer::default();
+            network.subscribe(Box::new(move |events| announcer.announce(network, &self.hub, events)));
+            network
         })
     }
     /// A time of the monotonic clock as SO_TIMESTAMP (microseconds) or SO_TIMESTAMPNS tells it.

@@ -3,6 +3,7 @@
 //! Source: the documentation of User Mode Linux on network devices; the messages are the reference's.
 
 mod links;
+mod proc;
 mod setup;
 mod sys;
 mod user;
@@ -17,6 +18,7 @@ use abi::Errno;
 use drivers::net::eth::{self, Refused, Spec};
 use drivers::net::transport::Wire;
 use drivers::net::{Character, Device, Entropy, mac};
+use fs::proc::Proc;
 use fs::sysfs::Sysfs;
 use mconsole::devices::{self, DeviceKind};
 use mconsole::server::Refusal;
@@ -35,9 +37,11 @@ const ERROR: u8 = 3;
 
 /// Makes every interface that the command line names. One that can't be made is told of, and the boot goes on without it; the first such line is
 /// answered, for those who can't do without.
-pub fn make(machine: &Machine, config: &Config, sysfs: &Arc<Sysfs>) -> Result<(), String> {
+pub fn make(machine: &Machine, config: &Config, sysfs: &Arc<Sysfs>, proc: &Arc<Proc>) -> Result<(), String> {
     let mut result = Ok(());
-    let network = syscall::sockets(machine.system).network();
+    let sockets = syscall::sockets(machine.system);
+    let network = sockets.network();
+    proc::show(proc, sockets);
     sys::show(sysfs, network);
     let eth = Arc::new(Eth { vfs: machine.vfs, scheduler: machine.scheduler, network, units: Mutex::default() });
     for option in &config.interfaces {

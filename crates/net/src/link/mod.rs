@@ -103,6 +103,10 @@ pub trait Link: Send {
     fn receive(&mut self) -> Option<Packet>;
     /// The driver's name for `ethtool -i`.
     fn driver(&self) -> &'static str;
+    /// What it shares with the other end of its cable alone, where that is a link of this machine too.
+    fn twin(&self) -> Option<usize> {
+        None
+    }
     /// The driver's own counters for `ethtool -S`.
     fn driver_statistics(&self) -> Vec<(&'static str, u64)> {
         Vec::new()

@@ -106,4 +106,8 @@ impl Link for Veth {
     fn driver(&self) -> &'static str {
         "veth"
     }
+
+    fn twin(&self) -> Option<usize> {
+        Some(Arc::as_ptr(&self.ends) as usize)
+    }
 }

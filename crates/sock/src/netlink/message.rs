@@ -16,6 +16,10 @@ pub(super) const NLM_F_MULTI: u16 = 2;
 pub(super) const NLM_F_ACK: u16 = 4;
 pub(super) const NLM_F_ROOT: u16 = 0x100;
 pub(super) const NLM_F_MATCH: u16 = 0x200;
+/// With requests that make something.
+pub(super) const NLM_F_REPLACE: u16 = 0x100;
+pub(super) const NLM_F_EXCL: u16 = 0x200;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
 /// Bytes of one datagram of a dump, so that a reader's page holds it.
 const DATAGRAM_LEN: usize = 3800;
 
@@ -100,6 +104,17 @@ impl Answers {
         let about = if number == 0 { request.whole.get(..HEADER).unwrap_or_default() } else { request.whole };
         self.push(NLMSG_ERROR, &[&number.to_ne_bytes()[..], about].concat());
     }
+}
+
+/// A message from the kernel that nobody asked for.
+pub(super) fn event(kind: u16, payload: &[u8]) -> Vec<u8> {
+    let len = HEADER + payload.len();
+    let mut bytes = (len as u32).to_ne_bytes().to_vec();
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.resize(HEADER, 0);
+    bytes.extend_from_slice(payload);
+    bytes.resize(len.next_multiple_of(4), 0);
+    bytes
 }
 
 /// Attributes being put together behind a family's header.

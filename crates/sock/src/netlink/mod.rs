@@ -3,9 +3,11 @@
 //!
 //! What it is not: other netlink families (EPROTONOSUPPORT, as without their modules).
 
+mod announce;
 mod hub;
 mod message;
 mod route;
+mod rule;
 mod uevent;
 
 use crate::message::{MessageFlags, ReceiveRequest, Received, SendRequest};
@@ -16,6 +18,7 @@ use crate::socket::{Kind, Socket};
 use crate::sockets::Sockets;
 use abi::raw::net as raw;
 use abi::{Errno, SysResult};
+pub(crate) use announce::Announcer;
 pub(crate) use hub::Hub;
 use hub::{Inbox, Sender};
 use message::{NLM_F_ACK, NLM_F_REQUEST, NLMSG_MIN_TYPE};
