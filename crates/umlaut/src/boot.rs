@@ -27,6 +27,9 @@ pub struct Boot {
     /// Virtual processors [default: as many as this process may use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=kernel::MAX_CPUS as i64))]
     cpus: Option<u16>,
+    /// No network; without this, eth0 leads to what this host reaches, but not to the host itself, unless WORDS say something else of it
+    #[arg(long)]
+    no_net: bool,
     /// Say what `linux` would have been told
     #[arg(long)]
     verbose: bool,
@@ -60,6 +63,9 @@ impl Boot {
         let access = if self.read_only { "ro" } else { "rw" };
         let mut words = vec![format!("mem={}K", mem >> 10), disk, format!("root={}", self.root), access.into(), "con0=fd:0,fd:1".into()];
         words.extend(self.cpus.map(|count| format!("ncpus={count}")));
+        if !self.no_net && !self.words.iter().any(|word| word.starts_with("eth0=")) {
+            words.push("eth0=user".into());
+        }
         words.extend(self.words.iter().cloned());
         Ok(words)
     }
