@@ -344,7 +344,7 @@ fn an_image_boots_without_umls_words() {
     assert_eq!((told(&ended.text), ended.status), (vec!["1"], Some(0)), "{}", ended.text);
     assert!(std::fs::read(directory.join("img")).unwrap() == before, "the image was written");
     let ended = boot(&["--verbose", "--mem", "64M", "--cpus", "1", "--read-only", "img", "--", "ubdpr=script"]);
-    says(&ended.text, "linux mem=65536K ubdar=img root=/dev/ubda ro con0=fd:0,fd:1 ncpus=1 ubdpr=script\n");
+    says(&ended.text, "linux mem=65536K ubdar=img root=/dev/ubda ro con0=fd:0,fd:1 ncpus=1 eth0=user ubdpr=script\n");
     assert_eq!((told(&ended.text), ended.status), (vec!["0"], Some(0)), "{}", ended.text);
     for (arguments, sentence) in
         [(["missing", "--mem=64M"], "missing: there is no image to boot"), (["a,b", "--mem=64M"], "no comma and no colon")]
