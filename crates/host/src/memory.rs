@@ -2,7 +2,7 @@
 
 use crate::sys::{self, Mapping};
 use abi::Errno;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A memory file, mapped once as a whole. Stubs map pieces of the same file.
@@ -78,10 +78,22 @@ impl ram::Backing for MemoryFile {
     }
     fn punch(&self, offset: usize, len: usize) {
         self.range(offset, len);
-        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        // SAFETY: no memory of ours is involved but RAM's own.
-        if unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset as i64, len as i64) } != 0 {
+        let flags = rustix::fs::FallocateFlags::PUNCH_HOLE | rustix::fs::FallocateFlags::KEEP_SIZE;
+        if rustix::fs::fallocate(&self.file, flags, offset as u64, len as u64).is_err() {
             self.fill(offset, len, 0);
         }
     }
+}
+
+/// Bytes of memory that this process has from the host now, guest RAM that it touched included: proc_pid_statm(5). 0 when the host does not say.
+#[must_use]
+pub fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4096
+}
+
+/// Gives memory of objects that are gone back to the host: malloc_trim(3).
+pub fn trim() {
+    // SAFETY: it only gives back pages that hold nothing.
+    unsafe { libc::malloc_trim(0) };
 }

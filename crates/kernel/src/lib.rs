@@ -3,6 +3,7 @@
 //! It is the only room that knows all others; it joins them and decides nothing that one of them could.
 #![forbid(unsafe_code)]
 
+mod balance;
 mod boot;
 mod cgroupfs;
 pub mod cmdline;

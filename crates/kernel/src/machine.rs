@@ -104,6 +104,7 @@ fn bring_up(config: &Config) -> Result<(Machine, Receiver<End>), String> {
         .map_err(|errno| format!("the scheduler could not be started ({errno})"))?;
     start_cpus(scheduler, stubs).map_err(|errno| format!("the virtual processors' threads could not be started ({errno})"))?;
 
+    crate::balance::start(ram).map_err(|errno| format!("a thread could not be started ({errno})"))?;
     let vfs = Vfs::new(ram);
     for remark in &config.remarks {
         vfs.log.print(INFO, remark);
