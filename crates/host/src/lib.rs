@@ -16,5 +16,6 @@ pub mod network;
 pub mod start;
 pub mod stub;
 mod sys;
+pub mod termination;
 pub mod tun;
 pub mod vdso;

@@ -74,6 +74,11 @@ impl Observers {
     }
 }
 
+/// Lets every byte of the terminal that is our standard input through, until [`restore_terminals`]. ENOTTY where it is none.
+pub fn make_standard_input_raw() -> Result<(), Errno> {
+    Channel::standard(StandardStream::Input)?.set_mode(TerminalMode::Raw)
+}
+
 /// A byte stream of the host.
 pub struct Channel {
     input: Option<Input>,
