@@ -36,8 +36,6 @@ pub struct CommandLine {
     pub uml_dir: Option<String>,
     /// `mconsole=notify:PATH`.
     pub notify: Option<String>,
-    /// `mconsole=exec`: programs may be run in the machine from the management console.
-    pub exec_allowed: bool,
     /// Console channels as given: `("con", "0", "fd:0,fd:1")`.
     pub consoles: Vec<(String, String, String)>,
     /// Where kernel messages go, in order (`console=`).
@@ -98,7 +96,6 @@ impl Default for CommandLine {
             umid: None,
             uml_dir: None,
             notify: None,
-            exec_allowed: false,
             consoles: Vec::new(),
             kernel_consoles: Vec::new(),
             early_messages: false,
@@ -302,7 +299,6 @@ impl CommandLine {
             "uml_dir" => self.uml_dir = own(),
             "mconsole" => match value.strip_prefix("notify:") {
                 Some(path) => self.notify = Some(path.to_owned()),
-                None if value == "exec" => self.exec_allowed = true,
                 None => self.remarks.push(format!("mconsole_setup : Unknown option - '{value}'")),
             },
             "panic" => self.panic_timeout_s = value.parse().unwrap_or(0),
@@ -395,7 +391,6 @@ fn help() -> String {
         ("umid=NAME", "the machine's name on the host. Default: one made at random."),
         ("uml_dir=DIR", "where machines have their directories. Default: ~/.uml."),
         ("mconsole=notify:SOCKET", "tell this socket of the start, of panics and of what is written to /proc/mconsole."),
-        ("mconsole=exec", "let the management console run programs in the machine."),
         (
             "conN=CHANNEL, con=CHANNEL",
             "where console N is, and where all others are: null, none, fd:N, pty, pts, tty:PATH, port:N or xterm; IN,OUT for two.",

@@ -203,7 +203,6 @@ impl Config {
                 umid: line.umid.clone(),
                 uml_dir: line.uml_dir.as_ref().map(PathBuf::from),
                 notify: line.notify.as_ref().map(PathBuf::from),
-                exec: line.exec_allowed,
             },
             no_reboot: line.no_reboot,
             remarks: line.remarks.clone(),

@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use kernel::cmdline::CommandLine;
-use kernel::{Config, HostTree, Program, Root, Streams};
+use kernel::{Config, HostTree, ManagementConfig, Program, Root, Streams};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -26,6 +26,8 @@ enum Action {
     Boot(crate::boot::Boot),
     /// Say what this host offers for machines, and what to fix
     Doctor,
+    #[command(flatten)]
+    Manage(crate::manage::Manage),
 }
 
 #[derive(Args)]
@@ -58,6 +60,9 @@ struct Machine {
     /// Let connections to PORT of this host go to GUESTPORT of the machine. ADDR is the host's loopback if not given. Implies --net
     #[arg(long, value_name = "[ADDR:]PORT[:GUESTPORT][/udp]")]
     publish: Vec<String>,
+    /// Give the machine a name, by which umlaut ps, stop, config and so on find it while it runs
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
     /// Set a variable of the environment
     #[arg(long, value_name = "K=V", value_parser = assignment)]
     env: Vec<String>,
@@ -104,6 +109,7 @@ pub fn main() -> ExitCode {
     match command.action {
         Some(Action::Doctor) => crate::doctor::main(),
         Some(Action::Boot(boot)) => crate::boot::main(&boot),
+        Some(Action::Manage(what)) => crate::manage::main(what),
         Some(Action::Run(run)) => start(run.machine, Some(run.command)),
         None => start(command.machine, None),
     }
@@ -158,6 +164,8 @@ fn start(machine: Machine, command: Option<Vec<std::ffi::OsString>>) -> ExitCode
         },
         streams: Streams::Standard,
         interfaces: machine.device.into_iter().chain(net.then(|| interface(&machine.allow, &machine.publish))).collect(),
+        // A machine without a name is nobody's to find, and leaves nothing on the host.
+        management: ManagementConfig { enabled: machine.name.is_some(), umid: machine.name, ..ManagementConfig::default() },
         ..Config::default()
     };
     kernel::start(config).as_run()

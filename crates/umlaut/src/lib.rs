@@ -6,6 +6,7 @@
 mod boot;
 mod doctor;
 mod front;
+mod manage;
 
 use kernel::cmdline::{CommandLine, Stop};
 use std::ffi::OsStr;

@@ -1,6 +1,6 @@
 //! What the console's commands do to this machine.
 
-use super::{ERROR, ManagementConfig};
+use super::ERROR;
 use crate::config::End;
 use crate::machine::{Ending, Machine};
 use crate::sysrq::SysRq;
@@ -43,7 +43,7 @@ pub struct Commands {
 }
 
 impl Commands {
-    pub fn new(machine: &Machine, _config: &ManagementConfig, proc: &Arc<Proc>) -> Result<Commands, Errno> {
+    pub fn new(machine: &Machine, proc: &Arc<Proc>) -> Result<Commands, Errno> {
         let mount = machine.vfs.new_mount(proc.clone(), b"proc", MountFlags::empty())?;
         let fs = FsContext::new(mount.root_path());
         Ok(Commands {

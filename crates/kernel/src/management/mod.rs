@@ -11,7 +11,7 @@
 mod commands;
 mod memory;
 
-use crate::config::Config;
+use crate::config::{Config, End};
 use crate::machine::Machine;
 use crate::wiring::INFO;
 use commands::Commands;
@@ -21,6 +21,7 @@ use host::identity::{Identity, Mailbox, Places};
 use mconsole::packet::{MAX_DATAGRAM, Notification};
 use mconsole::server::Server;
 use platform::HostMailbox;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -38,8 +39,6 @@ pub struct ManagementConfig {
     pub uml_dir: Option<PathBuf>,
     /// The socket that is told of the machine's start, panic and messages (`mconsole=notify:PATH`).
     pub notify: Option<PathBuf>,
-    /// Whether `exec` is allowed (`mconsole=exec`).
-    pub exec: bool,
 }
 
 /// What the machine has on the host for its management.
@@ -96,6 +95,8 @@ pub fn make_files(machine: &Machine, config: &Config, proc: &Proc) {
         Ok(())
     };
     proc.tree().file("sysrq-trigger", 0o200, FileSpec::default().store(press));
+    let log = &machine.vfs.log;
+    proc.tree().file("umlaut/log", 0o400, FileSpec::text(move || whole_log(log)));
     if config.management.notify.is_some() {
         let host = machine.host.clone();
         let tell = move |_: &Asking<'_>, text: &[u8]| Ok(host.notify(Notification::User, text)?);
@@ -103,13 +104,33 @@ pub fn make_files(machine: &Machine, config: &Config, proc: &Proc) {
     }
 }
 
+/// The kernel's log as dmesg(1) shows it.
+fn whole_log(log: &vfs::KernelLog) -> String {
+    let (mut next, end) = log.range();
+    let mut text = String::new();
+    while let Some(record) = log.at(next).filter(|record| record.sequence < end) {
+        next = record.sequence + 1;
+        let (seconds, micros) = (record.at_ns / abi::NS_PER_SEC, record.at_ns % abi::NS_PER_SEC / 1000);
+        for line in String::from_utf8_lossy(&record.text).trim_end_matches('\n').split('\n') {
+            text.push_str(&format!("[{seconds:5}.{micros:06}] {line}\n"));
+        }
+    }
+    text
+}
+
 /// Registers what belongs to the kernel itself, opens the socket and serves it from now on.
 pub fn serve(machine: &Machine, config: &ManagementConfig, proc: &Arc<Proc>) {
     machine.configurable.register(Arc::new(memory::Memory::new(machine.system.ram)));
     let log = &machine.vfs.log;
+    if config.enabled {
+        let ending = machine.ending.clone();
+        if let Err(errno) = host::termination::on_termination(move || ending.end(End::Interrupted)) {
+            log.print(ERROR, &format!("SIGINT and SIGTERM will end the machine without cleaning up ({errno})"));
+        }
+    }
     let Some((path, mailbox)) = machine.host.with_identity(|identity| (identity.socket_path(), Mailbox::open(identity))) else { return };
     let started = mailbox.map_err(|errno| errno.to_string()).and_then(|mailbox| {
-        let commands = Commands::new(machine, config, proc).map_err(|errno| errno.to_string())?;
+        let commands = Commands::new(machine, proc).map_err(|errno| errno.to_string())?;
         host::start::thread("mconsole", move || run(&mailbox, commands)).map_err(|errno| errno.to_string())
     });
     match started {
@@ -141,9 +162,15 @@ fn run(mailbox: &dyn HostMailbox, mut commands: Commands) {
             }
         };
         let mut deaf = false;
-        server.serve(buffer.get(..len).unwrap_or_default(), &mut commands, &mut |packet| {
+        let mut send = |packet: Vec<u8>| {
             // One that does not take a packet does not get the rest.
             deaf = deaf || mailbox.send(&sender, &packet).is_err();
-        });
+        };
+        let datagram = buffer.get(..len).unwrap_or_default();
+        // A bug of ours in one command must not cost the console: it is what a machine in trouble is asked by.
+        if catch_unwind(AssertUnwindSafe(|| server.serve(datagram, &mut commands, &mut send))).is_err() {
+            commands.log_failure("Oops: a command of the management console ended in the middle");
+            mconsole::packet::reply(1, b"Oops").into_iter().for_each(send);
+        }
     }
 }
