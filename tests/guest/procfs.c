@@ -32,6 +32,11 @@ static void self_is_this_process(void) {
     CHECK(slurp("/proc/self/cmdline") > 0 && strstr(text, "procfs"));
     CHECK(readlink("/proc/self/exe", text, sizeof text) > 0);
     CHECK(readlink("/proc/self/cwd", text, sizeof text) > 0 && text[0] == '/');
+    unsigned long aux[2];
+    int fd = open("/proc/self/auxv", O_RDONLY), found = 0;
+    while (read(fd, aux, sizeof aux) == sizeof aux && aux[0])
+        if (aux[0] == 6) found = aux[1] == 4096;
+    CHECK(found);
 }
 
 static void descriptors_are_listed(void) {

@@ -94,6 +94,8 @@ pub enum WaitStatus {
     Killed(Signal, bool),
     /// Stopped by a signal.
     Stopped(Signal),
+    /// Stopped for its tracer, ptrace(2): the signal, 0x80 and the event, as wait(2) shows them.
+    Traced(i32),
     /// Continued by SIGCONT.
     Continued,
 }
@@ -106,6 +108,7 @@ impl WaitStatus {
             WaitStatus::Exited(code) => i32::from(code) << 8,
             WaitStatus::Killed(signal, core) => signal.number() | if core { 0x80 } else { 0 },
             WaitStatus::Stopped(signal) => (signal.number() << 8) | 0x7f,
+            WaitStatus::Traced(report) => (report << 8) | 0x7f,
             WaitStatus::Continued => 0xffff,
         }
     }
@@ -119,6 +122,7 @@ impl WaitStatus {
             WaitStatus::Killed(signal, false) => (code::CLD_KILLED, signal.number()),
             WaitStatus::Killed(signal, true) => (code::CLD_DUMPED, signal.number()),
             WaitStatus::Stopped(signal) => (code::CLD_STOPPED, signal.number()),
+            WaitStatus::Traced(report) => (code::CLD_TRAPPED, report),
             WaitStatus::Continued => (code::CLD_CONTINUED, Signal::SIGCONT.number()),
         }
     }

@@ -16,6 +16,7 @@ mod machine;
 mod management;
 mod network;
 mod procfs;
+mod procmem;
 mod run;
 mod sigio;
 mod sysctls;

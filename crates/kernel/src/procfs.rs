@@ -14,6 +14,11 @@ use vfs::{Credentials, MountNamespace, OnExec, OpenFile, Path, UserMemory};
 
 /// Most descriptors told of at once.
 const DESCRIPTORS_AT_ONCE: usize = 256;
+/// How far [`View::auxv`] looks, and the most that it takes.
+const AUXV_WORDS: u64 = 1 << 20;
+const AUXV_PAIRS: usize = 64;
+/// The map of the first user namespace: everybody is who he is.
+const ALL_IDS: &[u8] = b"         0          0 4294967295\n";
 /// Ticks of a second in `/proc/PID/stat`.
 const TICK_NS: u64 = 10_000_000;
 
@@ -127,6 +132,9 @@ impl View {
 
     /// The letter of `State`.
     fn state(&self) -> (char, &'static str) {
+        if self.task.as_ref().is_some_and(|t| t.is_trace_stopped()) {
+            return ('t', "tracing stop");
+        }
         let (dead, stopped) = {
             let table = self.system.table();
             table.tree.get(self.pid()).map_or((true, false), |n| (n.is_dead(), n.stopped))
@@ -230,7 +238,7 @@ impl View {
         row("Ngid", "0".into());
         row("Pid", self.tid.to_string());
         row("PPid", self.process.parent().to_string());
-        row("TracerPid", "0".into());
+        row("TracerPid", self.task.as_ref().map_or(0, |t| t.tracer()).to_string());
         let credentials = self.task.as_ref().map(|t| t.credentials());
         if let Some(c) = &credentials {
             row("Uid", format!("{}\t{}\t{}\t{}", c.uid, c.euid, c.suid, c.fsuid));
@@ -337,6 +345,31 @@ impl View {
         text
     }
 
+    /// What the program was started with besides its strings, from where exec laid it: behind the pointers to arguments and environment.
+    fn auxv(&self) -> Vec<u8> {
+        let Some(memory) = self.memory() else { return Vec::new() };
+        let start = memory.layout().start_stack;
+        let word = |index: u64| {
+            let mut bytes = [0; 8];
+            memory.read_exact(start.wrapping_add(index * 8), &mut bytes).map(|()| u64::from_ne_bytes(bytes)).ok()
+        };
+        // The count of arguments, they, a null, the environment, a null.
+        let Some(mut at) = word(0).filter(|count| *count < AUXV_WORDS).map(|count| count + 2) else { return Vec::new() };
+        while at < AUXV_WORDS && word(at).is_some_and(|pointer| pointer != 0) {
+            at += 1;
+        }
+        let mut bytes = Vec::new();
+        for index in (at + 1..).step_by(2).take(AUXV_PAIRS) {
+            let (Some(key), Some(value)) = (word(index), word(index + 1)) else { break };
+            bytes.extend_from_slice(&key.to_ne_bytes());
+            bytes.extend_from_slice(&value.to_ne_bytes());
+            if key == 0 {
+                break;
+            }
+        }
+        bytes
+    }
+
     fn limits(&self) -> String {
         let mut text = format!("{:<26}{:<21}{:<21}{:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
         for resource in abi::Resource::ALL {
@@ -416,6 +449,11 @@ fn register_process_files(proc: &Proc) {
         file("environ", 0o400, |v| v.memory().map(|m| v.bytes(m.layout().env)).unwrap_or_default()).inspecting(),
         file("maps", 0o444, |v| v.maps(false).into_bytes()).inspecting(),
         file("smaps", 0o444, |v| v.maps(true).into_bytes()).inspecting(),
+        file("auxv", 0o400, View::auxv).inspecting(),
+        file("personality", 0o400, |v| format!("{:08x}\n", v.process.personality.load(Ordering::Relaxed)).into_bytes()).inspecting(),
+        file("uid_map", 0o644, |_| ALL_IDS.to_vec()),
+        file("gid_map", 0o644, |_| ALL_IDS.to_vec()),
+        file("setgroups", 0o644, |_| b"allow\n".to_vec()),
         file("limits", 0o444, |v| v.limits().into_bytes()),
         file("wchan", 0o444, |_| b"0".to_vec()),
         written("oom_score_adj", |v| format!("{}\n", v.process.oom_score_adj.load(Ordering::Relaxed)).into_bytes(), set_oom_score_adj),
@@ -431,6 +469,14 @@ fn register_process_files(proc: &Proc) {
     ] {
         proc.process_file(entry);
     }
+    let memory = ProcessFile::new("mem", 0o600, |process| {
+        let process = process.clone();
+        FileSpec::open_with(move |_| {
+            let view = process.downcast::<View>().ok_or(Errno::ESRCH)?;
+            Ok(crate::procmem::open(&view.memory().ok_or(Errno::ESRCH)?))
+        })
+    });
+    proc.process_file(memory.inspecting());
 }
 
 fn cpuinfo(cpus: usize) -> String {

@@ -32,9 +32,13 @@ fn serve(current: &mut Current) {
         match current.resume() {
             Exit::Syscall { number, args, ip } => {
                 current.note_call(number, ip);
-                let judged = current.judge_call(number, args, ip);
-                let outcome = judged.unwrap_or_else(|| syscall::call(current, number, args));
-                current.finish_call(number, outcome);
+                if current.is_traced() {
+                    serve_traced(current, number, args, ip);
+                } else {
+                    let judged = current.judge_call(number, args, ip);
+                    let outcome = judged.unwrap_or_else(|| syscall::call(current, number, args));
+                    current.finish_call(number, outcome);
+                }
             }
             Exit::Fault { addr, access } => current.handle_fault(addr, access),
             Exit::Exception { signal, code, addr } => current.handle_exception(signal, code, addr),
@@ -45,6 +49,16 @@ fn serve(current: &mut Current) {
             sync::yield_now();
         }
     }
+}
+
+/// A call of a thread that somebody traces, with a stop before and after.
+fn serve_traced(current: &mut Current, number: u64, args: [u64; 6], ip: u64) {
+    if let Some((number, args)) = current.enter_traced_call(number, args) {
+        let judged = current.judge_call(number, args, ip);
+        let outcome = judged.unwrap_or_else(|| syscall::call(current, number, args));
+        current.finish_call(number, outcome);
+    }
+    current.leave_traced_call();
 }
 
 /// A panic unwound to here: the thread's own state is gone with its fiber, the rest of its process is killed.

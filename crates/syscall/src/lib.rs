@@ -26,6 +26,7 @@ mod path;
 mod pidfd;
 mod poll;
 mod process;
+mod ptrace;
 mod resource;
 mod sched;
 mod seccomp;

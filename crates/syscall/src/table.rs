@@ -2,8 +2,8 @@
 
 use crate::args::{Answer, Argument, Fd, UserAddr, UserRef};
 use crate::{
-    credentials, descriptor, events, exec, file, futex, ioprio, klog, lock, memory, mount, path, pidfd, poll, process, resource, sched,
-    seccomp, signal, signalfd, socket, splice, system, sysv, time, timer, unimplemented, xattr,
+    credentials, descriptor, events, exec, file, futex, ioprio, klog, lock, memory, mount, path, pidfd, poll, process, ptrace, resource,
+    sched, seccomp, signal, signalfd, socket, splice, system, sysv, time, timer, unimplemented, xattr,
 };
 use abi::{AltStack, Errno, Itimerspec, Itimerval, Rlimit, Rusage, SigAction, Timespec, Timeval};
 use task::{Current, Outcome};
@@ -151,6 +151,7 @@ table! {
      98 => resource::getrusage(who: i32, to: UserRef<Rusage>);
      99 => system::sysinfo(to: UserRef<system::Sysinfo>);
     100 => resource::times(to: Option<UserRef<[i64; 4]>>);
+    101 => ptrace::ptrace(request: i64, pid: i32, addr: u64, data: u64);
     102 => credentials::getuid();
     103 => klog::syslog(action: u32, to: UserAddr, len: i32);
     104 => credentials::getgid();
@@ -335,7 +336,6 @@ table! {
 }
 
 absent! {
-    101 => ptrace ENOSYS;
     134 => uselib ENOSYS;
     136 => ustat ENOSYS;
     139 => sysfs ENOSYS;

@@ -117,6 +117,7 @@ impl Current {
         let vfork = flags.contains(F::VFORK).then(|| Arc::new(VforkDone::default()));
         task.vfork.lock().clone_from(&vfork);
         self.system().forks.fetch_add(1, Ordering::Relaxed);
+        let event = self.trace_child(&task, flags, request.exit_signal);
         let child = Current::new(task.clone(), thread, shared);
         if let Err(errno) = self.system().hooks.start(child) {
             self.system().withdraw(&task);
@@ -127,8 +128,10 @@ impl Current {
             return Err(errno.into());
         }
         drop(task);
+        self.trace_made(event, tid);
         if let Some(done) = vfork {
             self.wait_for_vfork(&done);
+            self.trace_vfork_done(tid);
         }
         Ok(tid)
     }

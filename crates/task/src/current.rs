@@ -35,6 +35,13 @@ pub struct Current {
     pub(crate) restart_block: Option<RestartBlock>,
     pub(crate) call: Option<Call>,
     pub(crate) exiting: Option<WaitStatus>,
+    /// How its tracer let it go on.
+    pub(crate) trace_resume: crate::ptrace::Resume,
+    /// The trap flag is set in its registers, by us.
+    pub(crate) stepping: bool,
+    /// The system call that a debugger sees it in, and whether it is only entering it.
+    pub(crate) orig_rax: Option<u64>,
+    pub(crate) at_entry: bool,
     /// The task's own record, at hand for every call.
     pub(crate) seccomp: crate::seccomp::Mode,
     /// Frames that the host's own run of a mapping call takes away, kept until the thread stops again.
@@ -47,6 +54,10 @@ impl Current {
         let seccomp = task.seccomp.lock().clone();
         Current {
             seccomp,
+            trace_resume: crate::ptrace::Resume::default(),
+            stepping: false,
+            orig_rax: None,
+            at_entry: false,
             task,
             thread,
             memory: r.memory,

@@ -23,6 +23,7 @@ impl Current {
     /// Ends this thread, and the process with its last thread. The fiber ends after this.
     pub fn exit(mut self) {
         let status = self.exiting.unwrap_or(WaitStatus::Exited(0));
+        self.trace_exit(status);
         let task = self.task().clone();
         let process = self.process().clone();
         let system = self.system();
@@ -59,6 +60,10 @@ impl Current {
             (wake, stop, last)
         };
         process.kick(&wake);
+        if last || tid != process.pid() {
+            let status = if last { process.final_status(status) } else { status };
+            system.tell_of_departure(&task, status, last);
+        }
         if last {
             process.finish(status);
         } else if let Some(signal) = stop {
@@ -101,7 +106,8 @@ impl Process {
     /// Its last thread has gone.
     fn finish(self: &Arc<Process>, last_thread: WaitStatus) {
         let system = self.system;
-        let status = self.signals().group_exit().or(*self.leader_status.lock()).unwrap_or(last_thread);
+        let status = self.final_status(last_thread);
+        self.release_tracees();
         self.timers.clear();
         let executable = self.executable.lock().take();
         drop(executable);
@@ -149,6 +155,11 @@ impl Process {
             terminal.leader_exits();
         }
         farewells.carry_out();
+    }
+
+    /// How the process ends, when its last thread ends like this.
+    fn final_status(&self, last_thread: WaitStatus) -> WaitStatus {
+        self.signals().group_exit().or(*self.leader_status.lock()).unwrap_or(last_thread)
     }
 
     fn last_uid(&self) -> u32 {

@@ -21,6 +21,7 @@ pub mod load;
 pub mod mapped;
 mod pidfd;
 pub mod process;
+pub mod ptrace;
 pub mod run;
 pub mod seccomp;
 pub mod signal;

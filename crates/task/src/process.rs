@@ -57,6 +57,8 @@ pub struct Process {
     pub timers: crate::timers::ProcessTimers,
     /// The control group that it is in; a dead one's last.
     pub cgroup: AtomicU64,
+    /// Threads of other processes that it traces.
+    pub(crate) tracees: SpinLock<crate::ptrace::Tracees>,
     /// It has used semaphores with `SEM_UNDO`.
     pub(crate) has_undo: AtomicBool,
 }
@@ -103,6 +105,7 @@ impl Process {
             executable: SpinLock::new(None),
             timers: crate::timers::ProcessTimers::new(this.clone()),
             cgroup: AtomicU64::new(crate::cgroup::ROOT),
+            tracees: SpinLock::default(),
             has_undo: AtomicBool::new(false),
         })
     }

@@ -153,6 +153,9 @@ impl Current {
 
     /// Makes the thread take the signal for an exception of its own.
     pub fn handle_exception(&mut self, signal: Signal, code: i32, addr: u64) {
+        if signal == Signal::SIGTRAP {
+            self.stop_stepping();
+        }
         self.force(SigInfo::fault(signal, code, addr));
     }
 
@@ -187,9 +190,19 @@ impl Current {
         }
         let process = self.process().clone();
         let tid = self.tid();
+        let mut injected = None;
         loop {
-            let delivery = process.signals().next(tid);
+            let delivery = match injected.take() {
+                Some(delivery) => delivery,
+                None => process.signals().next(tid),
+            };
             match delivery {
+                Delivery::Traced(info) => injected = self.ask_tracer(info, &mut call),
+                Delivery::Trap => {
+                    let stopping = process.signals().stopping_by();
+                    self.trace_group_stop(stopping);
+                    process.signals().pass_stop(tid);
+                }
                 Delivery::None => {
                     process.signals().restore_saved_mask(tid);
                     if let Some((number, restart)) = call.take() {
@@ -218,17 +231,40 @@ impl Current {
                     }
                 }
                 Delivery::Park { complete } => {
-                    if let Some(signal) = complete {
+                    // A parent that traces it hears of it as its tracer.
+                    if let Some(signal) = complete.filter(|_| self.task().tracer() != process.parent()) {
                         process.tell_parent_of_stop(WaitStatus::Stopped(signal));
                     }
                     let frozen = process.signals().is_frozen();
                     if frozen {
                         self.system().cgroups.note_frozen(&process);
                     }
+                    let stopping = process.signals().stopping_by();
+                    if self.is_traced() && stopping.is_some() {
+                        self.trace_group_stop(stopping);
+                        process.signals().pass_stop(tid);
+                    }
                     process.stopped.wait_until(|| (!process.signals().must_park(tid)).then_some(()));
                 }
             }
         }
+    }
+
+    /// Stops for the tracer with a signal; what is to be delivered then. An interrupted call shows as such, and the tracer may call it off.
+    fn ask_tracer(&mut self, info: SigInfo, call: &mut Option<(u64, Restart)>) -> Option<Delivery> {
+        if let Some((number, restart)) = *call {
+            self.orig_rax = Some(number);
+            self.thread.set_result(crate::ptrace::restart_number(restart));
+        }
+        let answer = self.trace_signal(info);
+        if let Some((number, _)) = *call
+            && self.orig_rax.take() != Some(number)
+        {
+            *call = None;
+        }
+        self.orig_rax = None;
+        let tid = self.tid();
+        answer.and_then(|info| self.process().signals().inject(tid, info))
     }
 
     fn die(&mut self, process: &Arc<Process>, status: WaitStatus, core: bool) -> Next {
@@ -264,6 +300,7 @@ impl Current {
         saved_mask: SigSet,
         call: Option<(u64, Restart)>,
     ) -> Result<(), SpaceGone> {
+        let stepped = self.stop_stepping();
         let mut regs = self.thread.regs()?;
         if let Some((number, restart)) = call {
             match resumption(restart, Some(action)) {
@@ -293,6 +330,15 @@ impl Current {
                 // A handler begins with a fresh vector state.
                 self.thread.set_xstate(&[])?;
                 self.process().signals().enter_handler(tid, info.signal, action);
+                if stepped {
+                    // The handler's first instruction is where a step ends.
+                    self.force(SigInfo {
+                        signal: Signal::SIGTRAP,
+                        errno: 0,
+                        code: code::TRAP_TRACE,
+                        fields: abi::SigFields::Fault { addr: 0 },
+                    });
+                }
             }
             None => {
                 // The interrupted call must not seem to go on if a SIGSEGV handler looks at the registers.

@@ -83,6 +83,11 @@ pub struct Task {
     /// Address to clear and wake when the thread ends; 0: none.
     pub clear_child_tid: AtomicU64,
     robust_list: AtomicU64,
+    /// Who traces it, ptrace(2).
+    pub(crate) trace: SpinLock<Option<crate::ptrace::Tracing>>,
+    pub(crate) is_traced: AtomicBool,
+    /// The signal with which its tracer let it go for good.
+    pub(crate) detach_signal: AtomicI32,
     pub seccomp: SpinLock<crate::seccomp::Mode>,
     /// Another thread changed it.
     pub(crate) seccomp_changed: AtomicBool,
@@ -158,6 +163,9 @@ impl Task {
             comm: SpinLock::new(comm),
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            trace: SpinLock::new(None),
+            is_traced: AtomicBool::new(false),
+            detach_signal: AtomicI32::new(0),
             seccomp: SpinLock::default(),
             seccomp_changed: AtomicBool::new(false),
             vfork: SpinLock::new(None),

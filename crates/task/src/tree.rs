@@ -448,7 +448,7 @@ impl Tree {
             match status {
                 WaitStatus::Stopped(_) => node.stop_report = None,
                 WaitStatus::Continued => node.continue_report = false,
-                WaitStatus::Exited(_) | WaitStatus::Killed(..) => {}
+                WaitStatus::Exited(_) | WaitStatus::Killed(..) | WaitStatus::Traced(_) => {}
             }
         }
         let (uid, usage) = node.death.map_or((node.uid, Rusage::default()), |d| (d.uid, d.usage));

@@ -23,8 +23,16 @@ impl Current {
     }
 
     fn look_for_child(&self, which: WaitFor, options: WaitOptions) -> Result<Option<Waited>, abi::Errno> {
+        let keep = options.contains(WaitOptions::NOWAIT);
+        let (traces, traced) = self.process().look_for_tracee(which, keep);
+        if traced.is_some() {
+            return Ok(traced);
+        }
         let mut table = self.system().table();
-        let found = table.tree.find_waitable(self.pid(), self.tid(), which, options)?;
+        let found = match table.tree.find_waitable(self.pid(), self.tid(), which, options) {
+            Err(abi::Errno::ECHILD) if traces => None,
+            found => found?,
+        };
         if let Some(waited) = &found
             && matches!(waited.status, WaitStatus::Exited(_) | WaitStatus::Killed(..))
             && !options.contains(WaitOptions::NOWAIT)

@@ -129,6 +129,7 @@ impl Current {
         let memory = AddressSpace::new(self.system().ram, space, limits)?;
         let sp_and_entry = self.load(&memory, &program, &header, &image, interpreter.as_ref(), &argv, &envp, (&new_credentials, secure))?;
         let thread = memory.guest_space().new_thread()?;
+        let old = self.tid();
         self.become_alone()?;
         self.switch_program(memory, thread, executable, new_credentials, sp_and_entry);
         self.task().set_comm(comm);
@@ -139,6 +140,7 @@ impl Current {
             process.personality.fetch_and(!PER_CLEAR_ON_SETID, Ordering::Relaxed);
         }
         self.process().dumpable.store(u8::from(!secure), Ordering::Relaxed);
+        self.trace_exec(old);
         Ok(())
     }
 
@@ -189,7 +191,9 @@ impl Current {
 
     fn credentials_for(&self, file: &Arc<OpenFile>) -> Result<(Credentials, bool), Errno> {
         let metadata = file.path().metadata()?;
-        let honoured = !file.path().mount.all_flags().contains(MountFlags::NOSUID);
+        // Whoever traces it would have what the program gets.
+        let watched = self.is_traced() && !self.tracer_is_privileged();
+        let honoured = !file.path().mount.all_flags().contains(MountFlags::NOSUID) && !watched;
         let set = SetId {
             uid: (honoured && metadata.mode & 0o4000 != 0).then_some(metadata.uid),
             gid: (honoured && metadata.mode & 0o2010 == 0o2010).then_some(metadata.gid),

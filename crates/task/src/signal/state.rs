@@ -36,6 +36,10 @@ pub enum Delivery {
     Handler { info: SigInfo, action: SigAction, saved_mask: SigSet },
     /// The whole process dies; `info` is what killed it when this thread is the first to know. With `core`, a core file is due.
     Die { status: WaitStatus, core: bool },
+    /// A tracer is to be asked about this signal; then [`Signals::inject`] what it answers.
+    Traced(SigInfo),
+    /// A tracer wants the thread to stop.
+    Trap,
     /// Only this thread ends: another one runs a new program.
     ExitThread,
     /// A stop signal. If it is not SIGSTOP and the process group is orphaned, ask again; else [`Signals::begin_stop`].
@@ -62,6 +66,12 @@ pub struct ThreadSignals {
     killed: bool,
     exiting: bool,
     parked: bool,
+    /// A tracer is asked before signals are delivered.
+    traced: bool,
+    /// A tracer wants it to stop.
+    trap: bool,
+    /// Its tracer let it go on though its process is stopped.
+    past_stop: bool,
 }
 
 impl ThreadSignals {
@@ -179,6 +189,11 @@ impl Signals {
     pub fn stopped_by(&self) -> Option<Signal> {
         self.stop.as_ref().filter(|s| s.reported).map(|s| s.signal)
     }
+    /// The signal that stops the process, though not all threads have stopped yet.
+    #[must_use]
+    pub fn stopping_by(&self) -> Option<Signal> {
+        self.stop.as_ref().map(|s| s.signal)
+    }
     /// Drops init's protection: it made a fault.
     pub fn set_unkillable(&mut self, unkillable: bool) {
         self.unkillable = unkillable;
@@ -201,7 +216,12 @@ impl Signals {
             To::Thread(tid) => self.threads.get(&tid).is_some_and(blocked_by),
             To::Process => self.threads.values().next().is_some_and(blocked_by),
         };
-        if blocked {
+        // A tracer sees even what is ignored.
+        let traced = match to {
+            To::Thread(tid) => self.threads.get(&tid).is_some_and(|t| t.traced),
+            To::Process => self.threads.values().any(|t| t.traced),
+        };
+        if blocked || (traced && signal != Signal::SIGKILL) {
             return false;
         }
         let actions = self.actions.lock();
@@ -228,6 +248,7 @@ impl Signals {
         let Some(stop) = self.stop.take() else { return false };
         for (tid, thread) in &mut self.threads {
             thread.parked = false;
+            thread.past_stop = false;
             wake.push(*tid);
             if let Some(fiber) = &thread.fiber {
                 fiber.unpark();
@@ -383,7 +404,11 @@ impl Signals {
         }
         self.group_exit.is_some()
             || thread.killed
-            || (!thread.killable_only && (self.stop.is_some() || self.frozen || !self.pending(tid).without(thread.blocked).is_empty()))
+            || (!thread.killable_only
+                && (thread.trap
+                    || (self.stop.is_some() && !thread.past_stop)
+                    || self.frozen
+                    || !self.pending(tid).without(thread.blocked).is_empty()))
     }
 
     /// Sets or clears the thread's interrupt token by what is pending and blocked now.
@@ -460,21 +485,78 @@ impl Signals {
             if thread.killed {
                 return Delivery::ExitThread;
             }
-            if self.stop.is_some() || self.frozen {
+            if (self.stop.is_some() && !thread.past_stop) || self.frozen {
                 if let Some(thread) = self.threads.get_mut(&tid) {
                     thread.parked = true;
                 }
                 return Delivery::Park { complete: self.complete_stop() };
             }
-            let blocked = thread.blocked;
+            let (blocked, traced) = (thread.blocked, thread.traced);
+            if let Some(thread) = self.threads.get_mut(&tid)
+                && std::mem::take(&mut thread.trap)
+            {
+                return Delivery::Trap;
+            }
             let Some(info) = self.dequeue(tid, SigSet::ALL.without(blocked)) else {
                 self.recalc(tid);
                 return Delivery::None;
             };
+            if traced {
+                return Delivery::Traced(info);
+            }
             if let Some(delivery) = self.decide(tid, info) {
                 return delivery;
             }
         }
+    }
+
+    /// What a tracer made of a signal is delivered; or waits, if the thread blocks it by now.
+    pub fn inject(&mut self, tid: i32, info: SigInfo) -> Option<Delivery> {
+        if self.group_exit.is_some() {
+            return None;
+        }
+        let thread = self.threads.get_mut(&tid)?;
+        if thread.blocked.has(info.signal) {
+            thread.pending.add(info, None);
+            return None;
+        }
+        if info.signal == Signal::SIGKILL {
+            self.start_group_exit(WaitStatus::Killed(Signal::SIGKILL, false));
+            return None;
+        }
+        if STOP_SIGNALS.has(info.signal) {
+            self.stop_taken = true;
+        }
+        self.decide(tid, info)
+    }
+    /// A tracer begins or ends.
+    pub fn set_traced(&mut self, tid: i32, traced: bool) {
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.traced = traced;
+            thread.trap &= traced;
+            thread.past_stop &= traced;
+        }
+        self.recalc(tid);
+    }
+    /// The thread is to stop for its tracer; whether it has to be stopped in guest code for that.
+    pub fn set_trap(&mut self, tid: i32) -> bool {
+        let Some(thread) = self.threads.get_mut(&tid) else { return false };
+        thread.trap = true;
+        self.recalc(tid);
+        true
+    }
+    /// Its tracer lets it go on though its process is stopped.
+    pub fn pass_stop(&mut self, tid: i32) {
+        if let Some(thread) = self.threads.get_mut(&tid) {
+            thread.past_stop = thread.traced && self.stop.is_some();
+            thread.parked &= !thread.past_stop;
+        }
+        self.recalc(tid);
+    }
+    /// Whether the thread alone is to end.
+    #[must_use]
+    pub fn is_killed(&self, tid: i32) -> bool {
+        self.threads.get(&tid).is_none_or(|t| t.killed)
     }
 
     fn decide(&mut self, tid: i32, info: SigInfo) -> Option<Delivery> {
@@ -532,6 +614,9 @@ impl Signals {
         self.stop_taken = false;
         if self.stop.is_none() {
             self.stop = Some(Stop { signal, reported: false });
+            for thread in self.threads.values_mut() {
+                thread.past_stop = false;
+            }
         }
         let tids: Vec<i32> = self.threads.keys().copied().collect();
         for tid in &tids {
