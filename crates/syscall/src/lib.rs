@@ -27,6 +27,8 @@ mod pidfd;
 mod poll;
 mod process;
 mod ptrace;
+#[cfg(test)]
+mod reference;
 mod resource;
 mod sched;
 mod seccomp;

@@ -33,13 +33,16 @@ macro_rules! table {
         }
 
         #[cfg(test)]
-        const NUMBERS: &[(u64, &str)] = &[$(($number, stringify!($name))),*];
+        pub(crate) const NUMBERS: &[(u64, &str)] = &[$(($number, stringify!($name))),*];
     };
 }
 
 /// Calls that an unconfigured kernel answers with something else than ENOSYS, or that we name in the log.
 macro_rules! absent {
     ($($number:literal => $name:ident $errno:ident;)*) => {
+        #[cfg(test)]
+        pub(crate) const ABSENT: &[(u64, &str, Errno)] = &[$(($number, stringify!($name), Errno::$errno)),*];
+
         fn absent(number: u64) -> Option<(&'static str, Errno)> {
             match number {
                 $($number => Some((stringify!($name), Errno::$errno)),)*
@@ -342,24 +345,53 @@ absent! {
     154 => modify_ldt ENOSYS;
     156 => _sysctl ENOSYS;
     163 => acct ENOSYS;
+    167 => swapon ENOSYS;
+    168 => swapoff ENOSYS;
     172 => iopl EPERM;
     173 => ioperm EPERM;
     174 => create_module ENOSYS;
     175 => init_module ENOSYS;
     176 => delete_module ENOSYS;
+    177 => get_kernel_syms ENOSYS;
+    178 => query_module ENOSYS;
     179 => quotactl ENOSYS;
+    180 => nfsservctl ENOSYS;
+    181 => getpmsg ENOSYS;
+    182 => putpmsg ENOSYS;
+    183 => afs_syscall ENOSYS;
+    184 => tuxcall ENOSYS;
+    185 => security ENOSYS;
     205 => set_thread_area ENOSYS;
     206 => io_setup ENOSYS;
+    207 => io_destroy ENOSYS;
+    208 => io_getevents ENOSYS;
+    209 => io_submit ENOSYS;
+    210 => io_cancel ENOSYS;
     211 => get_thread_area ENOSYS;
+    212 => lookup_dcookie ENOSYS;
+    214 => epoll_ctl_old ENOSYS;
+    215 => epoll_wait_old ENOSYS;
+    216 => remap_file_pages ENOSYS;
+    236 => vserver ENOSYS;
     237 => mbind ENOSYS;
     238 => set_mempolicy ENOSYS;
     239 => get_mempolicy ENOSYS;
+    240 => mq_open ENOSYS;
+    241 => mq_unlink ENOSYS;
+    242 => mq_timedsend ENOSYS;
+    243 => mq_timedreceive ENOSYS;
+    244 => mq_notify ENOSYS;
+    245 => mq_getsetattr ENOSYS;
     246 => kexec_load ENOSYS;
     248 => add_key ENOSYS;
     249 => request_key ENOSYS;
     250 => keyctl ENOSYS;
-            298 => perf_event_open ENOSYS;
+    256 => migrate_pages ENOSYS;
+    279 => move_pages ENOSYS;
+    298 => perf_event_open ENOSYS;
     300 => fanotify_init ENOSYS;
+    301 => fanotify_mark ENOSYS;
+    304 => open_by_handle_at ENOSYS;
     313 => finit_module ENOSYS;
     320 => kexec_file_load ENOSYS;
     321 => bpf ENOSYS;
@@ -367,10 +399,26 @@ absent! {
     329 => pkey_mprotect ENOSYS;
     330 => pkey_alloc ENOSYS;
     331 => pkey_free ENOSYS;
+    333 => io_pgetevents ENOSYS;
     334 => rseq ENOSYS;
     425 => io_uring_setup ENOSYS;
+    426 => io_uring_enter ENOSYS;
+    427 => io_uring_register ENOSYS;
+    428 => open_tree ENOSYS;
+    429 => move_mount ENOSYS;
+    430 => fsopen ENOSYS;
+    431 => fsconfig ENOSYS;
+    432 => fsmount ENOSYS;
+    433 => fspick ENOSYS;
+    440 => process_madvise ENOSYS;
+    442 => mount_setattr ENOSYS;
+    443 => quotactl_fd ENOSYS;
     444 => landlock_create_ruleset ENOSYS;
+    445 => landlock_add_rule ENOSYS;
+    446 => landlock_restrict_self ENOSYS;
     447 => memfd_secret ENOSYS;
+    448 => process_mrelease ENOSYS;
+    450 => set_mempolicy_home_node ENOSYS;
 }
 
 /// Runs a system call.

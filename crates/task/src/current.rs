@@ -144,11 +144,11 @@ impl Current {
     }
 
     /// The answer of a call without arguments that only changes where [`platform::Platform::forget_answers`] is called: the thread's stub is
-    /// told, so that it gives it alone next time, unless a filter of the guest's wants to see the call.
+    /// told, so that it gives it alone next time, unless a filter or a tracer of the guest's wants to see the call.
     pub fn told<T: Copy + Into<i64>>(&mut self, number: u32, answer: impl FnOnce(&Current) -> T) -> SysResult<T> {
         let generation = self.system().platform.answers();
         let value = answer(self);
-        if matches!(self.seccomp, crate::seccomp::Mode::Off) {
+        if matches!(self.seccomp, crate::seccomp::Mode::Off) && !self.is_traced() {
             self.thread.tell_answer(number, value.into() as u64, generation);
         }
         Ok(value)

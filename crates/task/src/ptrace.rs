@@ -180,6 +180,8 @@ impl Task {
             });
         }
         self.is_traced.store(true, Ordering::SeqCst);
+        // Tracers see every call.
+        self.system().platform.forget_answers();
         self.process().signals().set_traced(self.tid(), true);
         Ok(())
     }
