@@ -264,7 +264,8 @@ static void threads_are_followed(void) {
     CHECK(trace(PTRACE_CONT, tid, 0, 0) == 0 && trace(PTRACE_CONT, child, 0, 0) == 0);
     int status;
     CHECK(waitpid(tid, &status, __WALL) == (pid_t)tid);
-    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    /* The code may be that of the whole process already, if that ends first. */
+    CHECK(WIFEXITED(status));
     t_exits(child, 6);
 }
 
