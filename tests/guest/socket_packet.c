@@ -87,8 +87,8 @@ int main(void)
     /* The same frame again, without the sum that the loopback need not have made. */
     copy[40] = copy[41] = 0;
     CHECK("a frame is sent", send(raw, copy, 46, 0) == 46);
-    int twice = recv(l, frame, sizeof frame, 0) == 4 && recv(l, frame, sizeof frame, 0) == 4;
-    CHECK("and arrives", twice && memcmp(frame, "seen", 4) == 0);
+    /* Linux takes a frame that comes to lo from outside of its IP for a martian; packet sockets see it all the same. */
+    CHECK("and is seen", recv(raw, frame, sizeof frame, MSG_DONTWAIT) == 46 && memcmp(frame + 42, "seen", 4) == 0);
     CHECK("no peer", FAILS(getpeername(raw, (void *)&from, &n), EOPNOTSUPP) && FAILS(shutdown(raw, SHUT_RD), EOPNOTSUPP));
     return done("socket_packet");
 }
