@@ -124,8 +124,9 @@ impl Server {
             Command::Query(device) => result(&mut reply, machine.query(device)),
             Command::Remove(device) => result(&mut reply, machine.remove(device).map(|()| String::new())),
             Command::Cad => {
-                machine.ctrl_alt_del();
+                // It may restart the machine before the answer is on its way.
                 reply(0, b"");
+                machine.ctrl_alt_del();
             }
             Command::Stop if self.stopped => reply(1, b"Already stopped"),
             Command::Stop => {
