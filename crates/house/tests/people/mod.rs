@@ -134,7 +134,9 @@ impl Person {
         self.sees("d\"\"one-$?");
         let mut shown = self.sees("done-");
         shown.truncate(shown.len() - 5);
-        shown.trim().to_owned()
+        // What is typed ahead of the prompt is shown twice: by the terminal, and by the shell's line editor.
+        let output = shown.rsplit("d\"\"one-$?").next().unwrap_or_default();
+        output.trim().to_owned()
     }
 
     /// Logs in at a getty.
